@@ -1,0 +1,317 @@
+"""A model: a network with its text encoder, schedule and parameterisation; what every method is called with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from steerdiff.errors import UserError, require
+from steerdiff.samplers import SOLVERS, Denoiser, NetworkDenoiser, Noise, NoiseSchedule, Path, integrate, resolve_seeds
+from steerdiff.samplers.solvers import Solver
+
+from .classifier_free import ClassifierFree, Condition, Conditioned, Network
+from .loading import read_fields
+
+__all__ = ["Clip", "Model", "Prompt", "Spacing", "TextEncoder", "load"]
+
+Clip = Literal["none", "clip", "dynamic"]
+Parameterization = Literal["eps", "x0", "v", "score"]
+Spacing = Literal[
+    "respaced", "leading", "trailing", "linspace", "quad", "uniform_ddim", "karras", "exponential", "log_snr"
+]
+#: One text for all images, a text for each, text states made by `Model.condition`, or nothing.
+Prompt = str | Sequence[str] | Condition | None
+Seeds = int | Sequence[int]
+
+
+class TextEncoder(Protocol):
+    """What a model asks of its text encoder; ``""`` is the empty prompt."""
+
+    def tokenize(self, texts: list[str], /) -> tuple[Tensor, Tensor]:
+        """Return ids [B, L] and a mask [B, L]; unknown words and texts that are too long are a ``UserError``."""
+        ...
+
+    def __call__(self, ids: Tensor, mask: Tensor, /) -> Tensor:
+        """Return text states [B, L, D]."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A diffusion model in pixel space, ready to sample and to be steered.
+
+    ``network`` may be any callable ``(x, t) -> output``, a formula too; with a text encoder it is also called with
+    ``context`` and ``context_mask``, with class labels with ``y``.
+    """
+
+    network: Network  #: ``network(x [B, C, H, W], t [B], context=..., context_mask=..., y=..., control=...)``
+    schedule: NoiseSchedule  #: the noise levels it was trained with
+    parameterization: Parameterization = "eps"  #: what its output means
+    text: TextEncoder | None = None  #: None for a model without text
+    learns_variance: bool = False  #: the output has twice the channels, the second half for the variance
+    image_size: int = 64  #: height and width in pixels
+    channels: int = 3  #: colour channels
+    num_classes: int | None = None  #: number of class labels, None without labels
+    time_scale: float = 1.0  #: factor on t before the network sees it (1000 / T for "rescaled" timesteps)
+    name: str = "custom"  #: where the weights come from, for the record
+    weights_hash: str | None = None  #: sha256 of the weights' file, for the record
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; a network without parameters runs on the CPU."""
+        parameter = self._parameter()
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the network's weights. States stay in float32 or more; only the network runs in less."""
+        parameter = self._parameter()
+        return torch.float32 if parameter is None else parameter.dtype
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Check an image and bring it to the model's device; a pixel model's state is the image itself.
+
+        Args:
+            image: [B, C, H, W] in [-1, 1].
+
+        Raises:
+            UserError: Wrong shape, size, type or range, or a value that is not finite.
+        """
+        want = f"[B, {self.channels}, {self.image_size}, {self.image_size}]"
+        shape = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        load = "Load it with steerdiff.io.load_image"
+        fits = isinstance(image, Tensor) and image.dim() == 4 and list(image.shape[1:]) == self._shape(1)[1:]
+        require(fits, f"image is {shape}; expected {want}. {load}")
+        require(image.shape[0] > 0, f"image is {shape}, an empty batch; give at least one image")
+        require(image.is_floating_point(), f"image has type {image.dtype}; expected floats in [-1, 1]. {load}")
+        bad = int((~image.isfinite()).sum())
+        require(bad == 0, f"image has {bad} values that are NaN or infinite; expected numbers in [-1, 1]")
+        low, high = float(image.min()), float(image.max())
+        in_range = low >= -1 - 1e-4 and high <= 1 + 1e-4
+        require(in_range, f"image has values from {low:.4g} to {high:.4g}; expected [-1, 1]. {load}")
+        return image.to(self.device)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Turn a final state [B, C, H, W] into images; the identity for a pixel model."""
+        return x
+
+    def fit_mask(self, mask: Tensor) -> Tensor:
+        """Check a mask and bring it to the model's device, as float32.
+
+        Args:
+            mask: [B, 1, H, W] of zeros and ones (or booleans), 1 where the image may change.
+
+        Raises:
+            UserError: Wrong shape or size, or values other than 0 and 1.
+        """
+        want = f"[B, 1, {self.image_size}, {self.image_size}]"
+        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        fits = isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[0] > 0
+        fits = fits and list(mask.shape[1:]) == [1, self.image_size, self.image_size]
+        require(fits, f"mask is {shape}; expected {want}. Load it with steerdiff.io.load_mask")
+        odd = int(((mask != 0) & (mask != 1)).sum())
+        require(
+            odd == 0, f"mask has {odd} values that are neither 0 nor 1; expected 1 where the image may change, else 0"
+        )
+        return mask.to(self.device, torch.float32)
+
+    def condition(self, prompt: Prompt = None, *, y: int | Sequence[int] | Tensor | None = None) -> Condition:
+        """Encode prompts and labels; what a `Condition` already holds is returned as it is.
+
+        Args:
+            prompt: One text or one for each image; None is the empty prompt of a model with text.
+            y: One label or one for each image.
+
+        Raises:
+            UserError: A text for a model without text, unknown words, a label outside [0, num_classes).
+        """
+        if isinstance(prompt, Condition):
+            return prompt
+        labels = self._labels(y)
+        if self.text is None:
+            require(prompt is None or prompt == "", f"{self.name} has no text encoder; leave the prompt out")
+            return Condition(y=labels)
+        texts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        require(len(texts) > 0, "the list of prompts is empty; give at least one")
+        ids, mask = self.text.tokenize(texts)
+        mask = mask.to(self.device)
+        return Condition(context=self.text(ids.to(self.device), mask), context_mask=mask, y=labels)
+
+    def denoiser(
+        self,
+        prompt: Prompt = None,
+        *,
+        negative: Prompt = "",
+        scale: float | Tensor | None = None,
+        y: int | Sequence[int] | Tensor | None = None,
+        clip: Clip = "clip",
+        control: Any = None,
+    ) -> Denoiser:
+        """Bind the conditioning and return ``denoise(x, level) -> Prediction``.
+
+        Args:
+            prompt: What the image should show; None is the empty prompt. One, or one for each image.
+            negative: What takes the place of the empty prompt in classifier-free guidance.
+            scale: Guidance strength, ``uncond + scale * (cond - uncond)``; None or 1 is plainly conditional, 0 plainly
+                unconditional (both run one branch), a tensor [B] guides each image by its own.
+            y: Class labels, for both branches.
+            clip: What happens to the x0 prediction after guidance (see `NetworkDenoiser`).
+            control: Attention edits and taps, passed to the network. With two branches it sees 2 B rows, the
+                conditional ones first.
+
+        Raises:
+            UserError: The model has no text but a prompt or a scale other than 1 is given; bad prompts, labels, scale.
+        """
+        guided = scale is not None and (isinstance(scale, Tensor) or scale != 1)
+        if guided and self.text is None and not isinstance(prompt, Condition):
+            raise UserError(f"guidance is {scale}, but {self.name} has no text encoder; leave it at 1")
+        cond = self.condition(prompt, y=y)
+        if guided and scale is not None:
+            network: Network = ClassifierFree(
+                network=self._run,
+                cond=cond,
+                uncond=self.condition(negative, y=y),
+                scale=scale,
+                guided_channels=self.channels,
+                control=control,
+            )
+        else:
+            network = Conditioned(network=self._run, condition=cond, control=control)
+        return NetworkDenoiser(
+            network=network,
+            parameterization=self.parameterization,
+            learns_variance=self.learns_variance,
+            clip=clip,
+            time_scale=self.time_scale,
+        )
+
+    def path(self, steps: int | str, spacing: Spacing = "trailing") -> Path:
+        """Return the path of ``steps`` moves from noise to a clean image, spaced as named."""
+        if spacing == "respaced":
+            return Path.respaced(self.schedule, steps)
+        require(isinstance(steps, int), f"steps is {steps!r}; spacing {spacing!r} needs an integer")
+        if spacing in ("karras", "exponential", "log_snr"):
+            return Path.sigmas(self.schedule, cast(int, steps), spacing=spacing)
+        return Path.spaced(self.schedule, cast(int, steps), spacing=spacing)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        n: int = 1,
+        *,
+        steps: int | str = 25,
+        guidance: float = 3.0,
+        negative: str = "",
+        y: int | None = None,
+        seed: Seeds = 0,
+        solver: str | Solver = "dpm++2m",
+        spacing: Spacing = "trailing",
+        clip: Clip = "clip",
+        batch: int = 32,
+        progress: str | None = None,
+    ) -> Tensor:
+        """Draw images from noise.
+
+        Args:
+            prompt: A text or several; None draws without one.
+            n: Images for each prompt.
+            steps: Moves of the path.
+            guidance: Strength of classifier-free guidance; not used without a prompt.
+            negative: What the images should not show.
+            y: Class label of a class-conditional model.
+            seed: Image k of the result (prompt by prompt) uses ``seed + k``; or a list of one for each image.
+            solver: A name in `SOLVERS` or a solver.
+            spacing: How the steps are spread over the noise levels.
+            clip: What happens to each x0 prediction after guidance.
+            batch: Images computed together; it changes memory and speed, not the images.
+            progress: Label of a progress bar; None is silent.
+
+        Returns:
+            Images [len(prompts) * n, C, H, W] in [-1, 1], those of the first prompt first.
+
+        Raises:
+            UserError: Bad arguments, before anything is computed.
+        """
+        require(n >= 1, f"n is {n}; ask for at least one image")
+        require(batch >= 1, f"batch is {batch}; it must be at least 1")
+        if isinstance(solver, str):
+            require(solver in SOLVERS, f"solver is {solver!r}; known are {', '.join(sorted(SOLVERS))}")
+            solver = cast(Solver, SOLVERS[solver]())
+        texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        require(len(texts) > 0, "the list of prompts is empty; give at least one")
+        rows = [text for text in texts for _ in range(n)]
+        seeds = resolve_seeds(seed, len(rows))
+        path = self.path(steps, spacing)
+        scale = None if prompt is None else guidance
+        parts = []
+        for first in range(0, len(rows), batch):
+            some = [text for text in rows[first : first + batch] if text is not None]
+            denoise = self.denoiser(some or None, negative=negative, scale=scale, y=y, clip=clip)
+            noise = Noise(seeds[first : first + batch], self._shape(len(rows[first : first + batch])), self.device)
+            parts.append(integrate(denoise, solver, path, noise.noise(), noise=noise, progress=progress))
+        return self.decode(torch.cat(parts))
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
+        """Return the model with its network and text encoder moved (in place, as ``torch.nn.Module.to`` does)."""
+        network, text = (_moved(part, device, dtype) for part in (self.network, self.text))
+        return replace(self, network=network, text=text)
+
+    def _run(self, x: Tensor, t: Tensor, **arguments: Any) -> Tensor:
+        """Call the network in its own floating type and give its output in that of ``x``."""
+        if not isinstance(self.network, nn.Module):
+            return self.network(x, t, **arguments)
+        return cast(Tensor, self.network(x.to(self.dtype), t, **arguments)).to(x.dtype)
+
+    def _labels(self, y: int | Sequence[int] | Tensor | None) -> Tensor | None:
+        if y is None:
+            require(self.num_classes is None, f"{self.name} needs class labels; give y in [0, {self.num_classes})")
+            return None
+        require(self.num_classes is not None, f"{self.name} has no class labels; leave y out")
+        labels = torch.as_tensor(y, device=self.device).reshape(-1).long()
+        inside = bool(((labels >= 0) & (labels < (self.num_classes or 0))).all())
+        require(inside, f"y is {labels.tolist()}; labels must be in [0, {self.num_classes})")
+        return labels
+
+    def _parameter(self) -> nn.Parameter | None:
+        module = self.network
+        return next(module.parameters(), None) if isinstance(module, nn.Module) else None
+
+    def _shape(self, rows: int) -> list[int]:
+        return [rows, self.channels, self.image_size, self.image_size]
+
+
+def _moved(part: Any, device: str | torch.device | None, dtype: torch.dtype | None) -> Any:
+    return part.to(device=device, dtype=dtype) if isinstance(part, nn.Module) else part
+
+
+def load(
+    source: str | os.PathLike[str],
+    config: Any = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """Load a model, ready to sample: in eval mode, without gradients for its weights.
+
+    Args:
+        source: The name of shipped weights (``"emoji64"``), a ``.safetensors`` file of this library, or the folder of a
+            training run.
+        config: Architecture of weights that do not say it themselves; this library's do.
+        device: Where to put it.
+        dtype: Floating type of the weights; None is float32, whatever they are stored in.
+
+    Raises:
+        UserError: Nothing is there, the file is damaged, or it holds another architecture; the message says which
+            keys and shapes.
+    """
+    fields = read_fields(source, config)
+    for part in ("network", "text"):
+        if isinstance(fields.get(part), nn.Module):
+            fields[part].eval().requires_grad_(False)
+    return Model(**fields).to(device, dtype or torch.float32)
