@@ -1,0 +1,26 @@
+"""Networks and their weights."""
+
+from .checkpoint import file_hash, load_into, read_header, read_safetensors, save_safetensors
+from .config import UNetConfig, config_from_dict
+from .control import AttentionEdit, Control, Site, Taps
+from .text import TextConfig, WordEncoder
+from .text_to_image import TextToImage
+from .unet import UNet
+
+__all__ = [
+    "AttentionEdit",
+    "Control",
+    "Site",
+    "Taps",
+    "TextConfig",
+    "TextToImage",
+    "UNet",
+    "UNetConfig",
+    "WordEncoder",
+    "config_from_dict",
+    "file_hash",
+    "load_into",
+    "read_header",
+    "read_safetensors",
+    "save_safetensors",
+]

@@ -1,0 +1,165 @@
+"""The attention op and the two blocks that carry it: ADM's plain self-attention and Stable Diffusion's transformer."""
+
+from __future__ import annotations
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import UNetConfig
+from .control import Control, Site
+from .norm import GroupNorm, zeroed
+
+__all__ = ["AttentionBlock", "CrossAttention", "SpatialTransformer", "attend"]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, site: Site, control: Control | None) -> Tensor:
+    """Return softmax(q k^T / sqrt(d)) v, [B, heads, N, d]; the one attention of the library.
+
+    Without ``control`` this is ``scaled_dot_product_attention`` and no map is ever stored.
+
+    Args:
+        q: Queries [B, heads, N, d].
+        k: Keys [B, heads, L, d].
+        v: Values [B, heads, L, d].
+        mask: [B, 1, 1, L], True where a key may be seen, or None for all.
+        site: Which attention of the network this is.
+        control: What to read or change here.
+    """
+    if control is not None:
+        controlled = control.attend(q, k, v, mask, site)
+        if controlled is not None:
+            return controlled
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the cells of the grid with a residual connection.
+
+    Source: guided-diffusion's ``AttentionBlock``; its "legacy" order splits heads before q, k, v, the "new" after.
+    """
+
+    def __init__(self, config: UNetConfig, channels: int, site: Site) -> None:
+        super().__init__()
+        self.heads = config.heads(channels, up=site.place == "up")
+        self.order = config.attention_order
+        self.site = site
+        self.norm = GroupNorm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor, control: Control | None = None) -> Tensor:
+        """Return [B, C, H, W]."""
+        height = x.shape[2]
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        qkv = functional.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)
+        pattern = "b n (m qkv d) -> qkv b m n d" if self.order == "legacy" else "b n (qkv m d) -> qkv b m n d"
+        q, k, v = rearrange(qkv, pattern, qkv=3, m=self.heads)
+        out = rearrange(attend(q, k, v, None, self.site, control), "b m n d -> b n (m d)")
+        out = functional.linear(out, self.proj_out.weight[:, :, 0], self.proj_out.bias)
+        return x + rearrange(out, "b (h w) c -> b c h w", h=height)
+
+
+class CrossAttention(nn.Module):
+    """Attention from cells to text states, or to the cells themselves when no context is given."""
+
+    def __init__(self, channels: int, context_dim: int, heads: int, site: Site) -> None:
+        super().__init__()
+        self.heads = heads
+        self.site = site
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_dim, channels, bias=False)
+        self.to_v = nn.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Identity())
+
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, control: Control | None = None
+    ) -> Tensor:
+        """Return [B, N, C] from ``x`` [B, N, C], ``context`` [B, L, D] and ``mask`` [B, L] (True may be seen)."""
+        source = x if context is None else context
+        q, k, v = (
+            rearrange(part, "b n (m d) -> b m n d", m=self.heads)
+            for part in (self.to_q(x), self.to_k(source), self.to_v(source))
+        )
+        seen = None if mask is None else mask[:, None, None, :]
+        out: Tensor = self.to_out(rearrange(attend(q, k, v, seen, self.site, control), "b m n d -> b n (m d)"))
+        return out
+
+
+class GatedFeedForward(nn.Module):
+    """GEGLU feed-forward (Shazeer 2020), named as Stable Diffusion's checkpoints name it."""
+
+    def __init__(self, channels: int, mult: int) -> None:
+        super().__init__()
+        first = nn.Module()
+        first.proj = nn.Linear(channels, 2 * mult * channels)
+        self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(mult * channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, N, C]."""
+        value, gate = self.net[0].proj(x).chunk(2, dim=-1)  # type: ignore[operator, union-attr]
+        out: Tensor = self.net[2](value * functional.gelu(gate))
+        return out
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the text, feed-forward, each after a layer norm and with a residual."""
+
+    def __init__(self, config: UNetConfig, channels: int, site: Site) -> None:
+        super().__init__()
+        heads, context_dim = config.heads(channels), config.context_dim or channels
+        has_self = config.self_attention_at is None or site.factor in config.self_attention_at
+        if has_self:
+            self.norm1 = nn.LayerNorm(channels)
+            self.attn1 = CrossAttention(channels, channels, heads, _named(site, "attn1", "self"))
+        self.has_self = has_self
+        self.attn2 = CrossAttention(channels, context_dim, heads, _named(site, "attn2", "cross"))
+        self.ff = GatedFeedForward(channels, config.feed_forward_mult)
+        self.norm2 = nn.LayerNorm(channels)
+        self.norm3 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None, control: Control | None) -> Tensor:
+        """Return [B, N, C]."""
+        if self.has_self:
+            x = x + self.attn1(self.norm1(x), control=control)
+        x = x + self.attn2(self.norm2(x), context, mask, control)
+        return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the cells of the grid, with a residual connection around them.
+
+    Source: Rombach et al. 2022, appendix E.2.1; CompVis' ``SpatialTransformer``, whose norm has eps 1e-6.
+    """
+
+    def __init__(self, config: UNetConfig, channels: int, site: Site) -> None:
+        super().__init__()
+        self.linear = config.linear_projections
+        self.norm = GroupNorm(channels, eps=1e-6)
+        self.proj_in: nn.Module = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
+        blocks = (
+            TransformerBlock(config, channels, _named(site, f"transformer_blocks.{index}", site.kind))
+            for index in range(config.transformer_depth)
+        )
+        self.transformer_blocks = nn.ModuleList(blocks)
+        self.proj_out = zeroed(nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1))
+
+    def forward(
+        self, x: Tensor, context: Tensor | None, mask: Tensor | None = None, control: Control | None = None
+    ) -> Tensor:
+        """Return [B, C, H, W]."""
+        height = x.shape[2]
+        tokens = self._project(self.proj_in, rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context, mask, control)
+        return x + rearrange(self._project(self.proj_out, tokens), "b (h w) c -> b c h w", h=height)
+
+    def _project(self, module: nn.Module, tokens: Tensor) -> Tensor:
+        """Apply a linear map, stored either as such or as a 1x1 convolution, to [B, N, C]."""
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        bias: Tensor = module.bias  # type: ignore[assignment]
+        return functional.linear(tokens, weight if self.linear else weight[:, :, 0, 0], bias)
+
+
+def _named(site: Site, suffix: str, kind: str) -> Site:
+    return Site(f"{site.name}.{suffix}", "self" if kind == "self" else "cross", site.place, site.factor)

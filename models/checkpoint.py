@@ -1,0 +1,119 @@
+"""The library's own weights format: safetensors with the model's configuration in the header. No code is ever run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from steerdiff.errors import UserError, require
+
+__all__ = ["FORMAT", "file_hash", "load_into", "read_header", "read_safetensors", "save_safetensors"]
+
+FORMAT = 1
+
+
+def save_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and the JSON-able ``header`` to ``path``: the old file stays whole until the new one is.
+
+    Raises:
+        UserError: The folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    text = json.dumps({"format": FORMAT, **header}, sort_keys=True)
+    data = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        save_file(data, temporary, metadata={"steerdiff": text})
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise UserError(f"{path} cannot be written ({error}); check that its folder exists and has space") from error
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the configuration stored in the header of ``path``.
+
+    Raises:
+        UserError: The file is missing, is not safetensors, or was not written by this library.
+    """
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get("steerdiff")
+    require(text is not None, f"{path} holds no steerdiff header; it was written by another program")
+    try:
+        header = json.loads(text)
+        version = header["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} has a damaged steerdiff header ({error}); fetch the file again") from error
+    require(version == FORMAT, f"{path} has format {version}; this version of steerdiff reads format {FORMAT}")
+    return dict(header)
+
+
+def read_safetensors(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Return all tensors of ``path`` by name, on ``device``, in the dtype they are stored in.
+
+    Raises:
+        UserError: The file is missing, truncated or not safetensors.
+    """
+    with _opened(path, device) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Fill ``module`` from ``tensors``; every key and shape must fit.
+
+    Args:
+        module: The module to fill, in its own dtype and on its own device.
+        tensors: Tensors by name.
+        source: Where they come from, for the error.
+
+    Raises:
+        UserError: Keys are missing, left over or of another shape; the message names the first few of each.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = [name for name in own if name not in tensors]
+    extra = [name for name in tensors if name not in own]
+    shapes = [
+        f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in own.items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes))
+        if names
+    ]
+    require(not problems, f"{source} does not fit this architecture: {'; '.join(problems)}")
+    module.load_state_dict(dict(tensors))
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _opened(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
+    require(Path(path).is_file(), f"{path} is not a file; check the path")
+    try:
+        return safe_open(path, framework="pt", device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); fetch or save it again") from error

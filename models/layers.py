@@ -1,0 +1,119 @@
+"""Building blocks of the UNet. Module names are those of the published checkpoints, so that these load by name."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .attention import AttentionBlock, SpatialTransformer
+from .config import UNetConfig
+from .control import Control
+from .norm import GroupNorm, zeroed
+
+__all__ = ["Block", "Downsample", "ResBlock", "Upsample", "time_embedding"]
+
+
+def time_embedding(t: Tensor, channels: int) -> Tensor:
+    """Return sinusoidal features [B, channels], cosines first.
+
+    Args:
+        t: Training times [B], in [0, T); fractions are allowed.
+        channels: Width of the result.
+
+    Source: guided-diffusion's ``timestep_embedding``; DDPM's own order is [sin, cos] with other frequencies.
+    """
+    half = channels // 2
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000) / half))
+    angles = t.float()[:, None] * frequencies
+    features = torch.cat([angles.cos(), angles.sin()], dim=1)
+    return functional.pad(features, (0, channels % 2))
+
+
+class Upsample(nn.Module):
+    """Double the resolution by nearest neighbour, then a 3x3 convolution if ``learned``."""
+
+    def __init__(self, channels: int, learned: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if learned else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C, 2H, 2W]."""
+        x = functional.interpolate(x, scale_factor=2, mode="nearest")
+        return x if self.conv is None else self.conv(x)
+
+
+class Downsample(nn.Module):
+    """Halve the resolution by a strided 3x3 convolution if ``learned``, else by averaging 2x2 cells."""
+
+    def __init__(self, channels: int, learned: bool) -> None:
+        super().__init__()
+        self.op: nn.Module = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if learned else nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C, H/2, W/2]."""
+        y: Tensor = self.op(x)
+        return y
+
+
+class ResBlock(nn.Module):
+    """ADM's residual block: norm, SiLU, [resample], conv; time; norm, SiLU, dropout, conv; plus the skip.
+
+    Source: Dhariwal & Nichol 2021, section 3.1 and appendix A; guided-diffusion's ``ResBlock``.
+    """
+
+    def __init__(self, config: UNetConfig, channels: int, out_channels: int, resample: nn.Module | None = None) -> None:
+        super().__init__()
+        self.film = config.scale_shift_norm
+        self.resample = resample
+        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        width = 2 * out_channels if self.film else out_channels
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(config.time_channels, width))
+        self.out_layers = nn.Sequential(
+            GroupNorm(out_channels),
+            nn.SiLU(),
+            nn.Dropout(config.dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Return [B, out_channels, H', W'] from ``x`` [B, channels, H, W] and the time embedding [B, time_channels]."""
+        if self.resample is None:
+            h = self.in_layers(x)
+        else:
+            norm, act, conv = self.in_layers
+            h = conv(self.resample(act(norm(x))))
+            x = self.resample(x)
+        time = self.emb_layers(emb)[:, :, None, None].to(h.dtype)
+        norm, *rest = self.out_layers
+        if self.film:
+            scale, shift = time.chunk(2, dim=1)
+            h = torch.addcmul(shift, norm(h), 1 + scale)
+        else:
+            h = norm(h + time)
+        for layer in rest:
+            h = layer(h)
+        skip: Tensor = self.skip_connection(x)
+        return skip + h
+
+
+class Block(nn.Sequential):
+    """Layers run one after another, each handed what it takes: time, text or control."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None, control: Control | None
+    ) -> Tensor:
+        """Run all layers on ``x`` [B, C, H, W]."""
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context, mask, control)
+            elif isinstance(layer, AttentionBlock):
+                x = layer(x, control)
+            else:
+                x = layer(x)
+        return x
