@@ -1,5 +1,6 @@
 """Networks and their weights."""
 
+from .build import build, load_state
 from .checkpoint import file_hash, load_into, read_header, read_safetensors, save_safetensors
 from .config import UNetConfig, config_from_dict
 from .control import AttentionEdit, Control, Site, Taps
@@ -17,9 +18,11 @@ __all__ = [
     "UNet",
     "UNetConfig",
     "WordEncoder",
+    "build",
     "config_from_dict",
     "file_hash",
     "load_into",
+    "load_state",
     "read_header",
     "read_safetensors",
     "save_safetensors",

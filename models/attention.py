@@ -97,7 +97,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, N, C]."""
-        value, gate = self.net[0].proj(x).chunk(2, dim=-1)  # type: ignore[operator, union-attr]
+        value, gate = self.net[0].proj(x).chunk(2, dim=-1)  # type: ignore[operator]
         out: Tensor = self.net[2](value * functional.gelu(gate))
         return out
 
@@ -123,7 +123,8 @@ class TransformerBlock(nn.Module):
         if self.has_self:
             x = x + self.attn1(self.norm1(x), control=control)
         x = x + self.attn2(self.norm2(x), context, mask, control)
-        return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]
+        x = x + self.ff(self.norm3(x))
+        return x
 
 
 class SpatialTransformer(nn.Module):
@@ -136,7 +137,7 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.linear = config.linear_projections
         self.norm = GroupNorm(channels, eps=1e-6)
-        self.proj_in: nn.Module = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
+        self.proj_in = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
         blocks = (
             TransformerBlock(config, channels, _named(site, f"transformer_blocks.{index}", site.kind))
             for index in range(config.transformer_depth)
@@ -154,11 +155,10 @@ class SpatialTransformer(nn.Module):
             tokens = block(tokens, context, mask, control)
         return x + rearrange(self._project(self.proj_out, tokens), "b (h w) c -> b c h w", h=height)
 
-    def _project(self, module: nn.Module, tokens: Tensor) -> Tensor:
+    def _project(self, module: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
         """Apply a linear map, stored either as such or as a 1x1 convolution, to [B, N, C]."""
-        weight: Tensor = module.weight  # type: ignore[assignment]
-        bias: Tensor = module.bias  # type: ignore[assignment]
-        return functional.linear(tokens, weight if self.linear else weight[:, :, 0, 0], bias)
+        weight = module.weight if self.linear else module.weight[:, :, 0, 0]
+        return functional.linear(tokens, weight, module.bias)
 
 
 def _named(site: Site, suffix: str, kind: str) -> Site:

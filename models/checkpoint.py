@@ -54,7 +54,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with _opened(path) as file:
         text = (file.metadata() or {}).get("steerdiff")
-    require(text is not None, f"{path} holds no steerdiff header; it was written by another program")
+    if text is None:
+        raise UserError(f"{path} holds no steerdiff header; it was written by another program")
     try:
         header = json.loads(text)
         version = header["format"]

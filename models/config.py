@@ -14,7 +14,7 @@ __all__ = ["UNetConfig", "config_from_dict"]
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """Shape of a UNet. The defaults are guided-diffusion's; a ``context_dim`` turns its attention into SD's transformers.
+    """Shape of a UNet. The defaults are guided-diffusion's; ``context_dim`` makes its attention SD's transformers.
 
     Source: Dhariwal & Nichol 2021, section 3 (ADM); Rombach et al. 2022, section 3.3 (cross-attention).
     """
@@ -87,7 +87,7 @@ class UNetConfig:
 
 
 def config_from_dict(cls: type[Any], values: Mapping[str, Any], what: str) -> Any:
-    """Build the frozen dataclass ``cls`` from a mapping; unknown names are a ``UserError`` that lists the known ones."""
+    """Build the frozen dataclass ``cls`` from a mapping; an unknown name is a ``UserError`` listing the known ones."""
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - known)
     if unknown:

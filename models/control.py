@@ -139,7 +139,8 @@ class Control:
             probabilities = probabilities.index_copy(0, _index(edit.target, q), rows.to(probabilities))
         if taps is not None:
             taps.maps[site] = probabilities
-        return probabilities @ v
+        mixed: Tensor = probabilities @ v
+        return mixed
 
 
 def _softmax(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:

@@ -96,8 +96,8 @@ class ResBlock(nn.Module):
             h = norm(h + time)
         for layer in rest:
             h = layer(h)
-        skip: Tensor = self.skip_connection(x)
-        return skip + h
+        out: Tensor = self.skip_connection(x) + h
+        return out
 
 
 class Block(nn.Sequential):

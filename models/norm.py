@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = ["GroupNorm", "zeroed"]
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -23,7 +27,7 @@ class GroupNorm(nn.GroupNorm):
         return functional.group_norm(x.float(), 32, weight, bias, self.eps).to(x.dtype)
 
 
-def zeroed(module: nn.Module) -> nn.Module:
+def zeroed(module: Layer) -> Layer:
     """Set all parameters of ``module`` to zero, as ADM starts the last layer of each branch, and return it."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)

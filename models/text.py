@@ -109,5 +109,5 @@ class WordEncoder(nn.Module):
         x = self.embedding(ids) + self.position
         for layer in self.layers:
             x = layer(x, mask)
-        x = self.norm(x)
-        return x
+        states: Tensor = self.norm(x)
+        return states

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from steerdiff.errors import require
 
-from .attention import AttentionBlock, SpatialTransformer
+from .attention import AttentionBlock, CrossAttention, SpatialTransformer
 from .config import UNetConfig
 from .control import Control, Site
 from .layers import Block, Downsample, ResBlock, Upsample, time_embedding
@@ -101,14 +101,13 @@ class UNet(nn.Module):
             block: nn.Module = AttentionBlock(self.config, channels, site)
         else:
             block = SpatialTransformer(self.config, channels, site)
-        self.sites += [module.site for module in block.modules() if hasattr(module, "site")]
+        self.sites += [part.site for part in block.modules() if isinstance(part, (AttentionBlock, CrossAttention))]
         return block
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that the torso runs in."""
-        dtype: torch.dtype = self.time_embed[0].weight.dtype
-        return dtype
+        return next(self.parameters()).dtype
 
     def forward(
         self,
