@@ -1,0 +1,127 @@
+"""The settings of one diffusion training run, as data that is saved beside the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from steerdiff.errors import UserError, require
+
+__all__ = ["FIXED_FIELDS", "TrainConfig", "read_config"]
+
+FIXED_FIELDS = (
+    "unet",
+    "text",
+    "schedule",
+    "parameterization",
+    "learns_variance",
+    "image_size",
+    "data",
+    "data_options",
+    "optimizer",
+    "seed",
+    "batch_size",
+    "ema_decay",
+)
+"""Fields that a resumed run may not change: they decide what the saved state means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a diffusion training run. Saved as ``config.json`` in the run's folder."""
+
+    folder: str  #: where the run lives: config.json, metrics.csv, checkpoints/, samples/, weights.safetensors
+    unet: dict[str, Any] = field(default_factory=dict)  #: fields of models.UNetConfig
+    text: dict[str, Any] | None = field(default_factory=dict)  #: fields of models.TextConfig; None: no text
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})  #: samplers.NoiseSchedule.to_dict()
+    parameterization: Literal["eps", "x0", "v"] = "v"  #: what the network predicts
+    learns_variance: bool = False  #: learned-range variance: twice the output channels, hybrid loss (ADM)
+    rescales_vlb: bool = False  #: variational term times T/1000 (improved-diffusion's default), else as it is (ADM)
+    min_snr: float | None = 5.0  #: gamma of the min-SNR loss weights; None: plain mean squared error
+    times: Literal["uniform", "stratified"] = "stratified"  #: independent times, or one in each 1/batch_size of [0, T)
+    caption_dropout: float = 0.1  #: chance that a caption (or class) is dropped, for classifier-free guidance
+
+    data: Literal["emoji-scenes", "folder"] = "emoji-scenes"  #: where the images come from
+    data_options: dict[str, Any] = field(default_factory=dict)  #: arguments of the data set (``path`` of a folder, ...)
+    image_size: int = 64  #: height and width in pixels
+    workers: int = 0  #: processes that prepare batches; 0 prepares them in this one
+
+    steps: int = 100_000  #: optimiser steps of the whole run
+    batch_size: int = 64  #: images of one optimiser step, over all processes and accumulated parts together
+    accumulate: int = 1  #: parts that each process computes its share of the batch in; saves memory
+    optimizer: Literal["adamw", "muon"] = "adamw"  #: muon: Muon for matrices, AdamW for everything else
+    learning_rate: float = 1e-4  #: of AdamW
+    muon_learning_rate: float | None = None  #: of Muon, whose updates have AdamW's size; None: as AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  #: AdamW's moment decays
+    weight_decay: float = 0.0  #: decoupled, per unit of learning rate; on matrices only
+    warmup_steps: int = 1000  #: the learning rate rises linearly over these
+    decay: Literal["none", "linear", "cosine"] = "none"  #: how the learning rate falls at the end
+    decay_steps: int = 0  #: length of that fall, which ends at ``steps`` with a rate of 0
+    clip_norm: float | None = 1.0  #: longest allowed gradient (2-norm over all parameters); None: no clipping
+    ema_decay: float = 0.9999  #: decay of the averaged weights; warmed up as (1 + step) / (10 + step)
+
+    device: str = "auto"  #: "cpu", "cuda", ...; auto: CUDA if there is one
+    precision: Literal["fp32", "bf16"] = "fp32"  #: bf16: autocast; weights, optimiser and loss stay in float32
+    channels_last: bool | None = None  #: memory format of the convolutions; None: yes (faster on CPU and on CUDA)
+    compile: bool = False  #: torch.compile the model
+    seed: int = 0  #: decides the initial weights, the order of the data, times, noise and dropped captions
+    init_from: str | None = None  #: weights.safetensors of another run to start from; grown if the stem differs
+
+    log_every: int = 50  #: steps between rows of metrics.csv
+    checkpoint_every: int = 1000  #: steps between checkpoints
+    keep_checkpoints: int = 3  #: newest checkpoints that stay
+    sample_every: int = 0  #: steps between grids of samples; 0: none
+    sample_prompts: tuple[str, ...] = ()  #: captions of the grids (or class numbers as text)
+    sample_guidance: float = 3.0  #: classifier-free guidance scale of the grids
+    sample_steps: int = 25  #: denoising steps of the grids
+    tensorboard: bool = False  #: also write TensorBoard events to ``folder``/tensorboard
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("warmup_steps", "decay_steps", "workers", "sample_every", "seed"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
+        require(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
+        require(self.min_snr is None or self.min_snr > 0, f"min_snr is {self.min_snr}; it must be positive or none")
+        require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm is {self.clip_norm}; it must be positive")
+        require(
+            self.decay_steps <= self.steps,
+            f"decay_steps is {self.decay_steps}; it must be at most steps = {self.steps}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Build from ``to_dict``'s mapping. Raises UserError for unknown fields."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        require(not unknown, f"unknown training settings {unknown}; the known ones are {sorted(known)}")
+        require("folder" in values, "the training settings name no folder; add folder: where the run shall live")
+        tuples = {name: tuple(values[name]) for name in ("betas", "sample_prompts") if name in values}
+        return cls(**{**values, **tuples})
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a TrainConfig from a ``.json``, ``.yaml`` or ``.yml`` file. Raises UserError if it is not one."""
+    path = Path(path)
+    require(path.is_file(), f"{path} is not a file; give the JSON or YAML file of a training run")
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        else:
+            values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    require(isinstance(values, dict), f"{path} holds no mapping; write one 'field: value' a line")
+    return TrainConfig.from_dict(values)

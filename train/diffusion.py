@@ -1,0 +1,214 @@
+"""Train a diffusion model: ``train_diffusion(TrainConfig(...))`` or ``python -m steerdiff.train.diffusion run.yaml``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steerdiff.errors import UserError, require
+from steerdiff.models import (
+    TextConfig,
+    TextToImage,
+    UNet,
+    UNetConfig,
+    config_from_dict,
+    load_into,
+    read_header,
+    read_safetensors,
+    save_safetensors,
+)
+from steerdiff.samplers.schedule import NoiseSchedule
+
+from .checkpoints import write_atomically
+from .config import FIXED_FIELDS, TrainConfig, read_config
+from .data import Dataset, ImageFolder, Labels
+from .distributed import join_world
+from .loop import Trainer, TrainResult
+from .losses import DiffusionLoss
+from .scenes import WORDS, EmojiScenes
+
+__all__ = ["build_dataset", "build_model", "train_diffusion"]
+
+
+def build_dataset(config: TrainConfig) -> Dataset:
+    """Return the data set that ``config`` names.
+
+    Raises:
+        UserError: Unknown options, or the folder does not fit.
+    """
+    makers: dict[str, Callable[..., Dataset]] = {"emoji-scenes": EmojiScenes, "folder": ImageFolder}
+    options = {"image_size": config.image_size, "seed": config.seed, **config.data_options}
+    try:
+        return makers[config.data](**options)
+    except TypeError as error:
+        raise UserError(f"data_options {sorted(config.data_options)} do not fit {config.data}: {error}") from error
+
+
+def build_model(config: TrainConfig) -> TextToImage | UNet:
+    """Return the freshly initialised model that ``config`` describes.
+
+    Left out, ``out_channels`` and ``context_dim`` of the UNet follow from the other settings, and the words of the text
+    encoder from the emoji scenes.
+    """
+    torch.manual_seed(config.seed)
+    fields = dict(config.unet)
+    channels = fields.get("in_channels", 3)
+    fields.setdefault("out_channels", channels * (2 if config.learns_variance else 1))
+    if config.text is None:
+        return UNet(config_from_dict(UNetConfig, fields, "unet"))
+    words = {"words": WORDS} if config.data == "emoji-scenes" else {}
+    text: TextConfig = config_from_dict(TextConfig, {**words, **config.text}, "text")
+    fields.setdefault("context_dim", text.width)
+    return TextToImage(config_from_dict(UNetConfig, fields, "unet"), text)
+
+
+def _condition(model: TextToImage | UNet, labels: Labels, device: torch.device) -> Mapping[str, Tensor]:
+    if isinstance(model, TextToImage):
+        require(
+            isinstance(labels, list), "the data has no captions, but the model has a text encoder; set text to none"
+        )
+        ids, mask = model.text.tokenize(list(labels or ()))
+        return {"ids": ids.to(device), "mask": mask.to(device)}
+    if model.config.num_classes is None:
+        return {}
+    require(isinstance(labels, Tensor), "the data has no class numbers; set labels to class in data_options")
+    return {"y": labels} if isinstance(labels, Tensor) else {}
+
+
+def _header(config: TrainConfig, model: TextToImage | UNet, schedule: NoiseSchedule) -> dict[str, Any]:
+    unet = model.unet if isinstance(model, TextToImage) else model
+    header = {
+        "unet": unet.config.to_dict(),
+        "schedule": schedule.to_dict(),
+        "parameterization": config.parameterization,
+        "learns_variance": config.learns_variance,
+        "image_size": config.image_size,
+        "training": config.to_dict(),
+    }
+    if isinstance(model, TextToImage):
+        text = model.text.config
+        fields = {"words": list(text.words), "width": text.width, "depth": text.depth, "heads": text.heads}
+        return {"kind": "text-to-image", **header, "text": {**fields, "length": text.length}}
+    return {"kind": "unet", **header}
+
+
+def _start_from(model: nn.Module, path: str) -> None:
+    """Fill ``model`` with the weights of another run."""
+    read_header(path)
+    load_into(model, read_safetensors(path), path)
+
+
+def _check_resumed(config: TrainConfig, folder: Path) -> None:
+    """Raise UserError if the run in ``folder`` was started with settings that may not change."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    old, new = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
+    changed = [name for name in FIXED_FIELDS if old.get(name, new[name]) != new[name]]
+    require(
+        not changed,
+        f"the run in {folder} was started with other {', '.join(changed)}; keep them, or choose another folder",
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> TrainResult:
+    """Train, or go on training, the run that ``config`` describes.
+
+    Args:
+        config: The settings. A resumed run may change all but those in ``FIXED_FIELDS``.
+        resume: Go on from the newest checkpoint in ``config.folder`` (from the start if there is none).
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: The folder holds a run and ``resume`` is False, or settings do not fit.
+        NonFiniteLossError: The loss is not finite any more.
+    """
+    folder, device = Path(config.folder), _device(config.device)
+    world = join_world(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", world.local_rank)
+        torch.cuda.set_device(device)
+    require(
+        config.batch_size % (world.size * config.accumulate) == 0,
+        f"batch_size {config.batch_size} cannot be cut into {world.size} processes x {config.accumulate} parts",
+    )
+    model = build_model(config)
+    trainer = _trainer(config, model, device, world)
+    if resume:
+        _check_resumed(config, folder)
+        trainer.resume()
+    else:
+        require(
+            not trainer.checkpoints.paths(),
+            f"{folder} already holds a training run; resume it, or choose another folder",
+        )
+    if world.leads:
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
+    world.barrier()
+    try:
+        return trainer.run(progress=progress)
+    finally:
+        world.leave()
+
+
+def _trainer(config: TrainConfig, model: TextToImage | UNet, device: torch.device, world: Any) -> Trainer:
+    schedule = NoiseSchedule.from_dict(config.schedule)
+    if config.init_from is not None:
+        _start_from(model, config.init_from)
+    layout = torch.preserve_format if config.channels_last is False else torch.channels_last
+    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    forward = torch.compile(model) if config.compile else model
+
+    def network(x: Tensor, t: Tensor, **kwargs: Tensor) -> Tensor:
+        out: Tensor = forward(x.contiguous(memory_format=layout), t, **kwargs)
+        return out
+
+    loss = DiffusionLoss(
+        network,
+        schedule,
+        lambda labels, where: _condition(model, labels, where),
+        parameterization=config.parameterization,
+        learns_variance=config.learns_variance,
+        rescales_vlb=config.rescales_vlb,
+        min_snr=config.min_snr,
+        dropout=config.caption_dropout,
+        strata=config.batch_size if config.times == "stratified" else 1,
+    )
+    header = _header(config, model, schedule)
+
+    def export(step: int, weights: dict[str, Tensor]) -> None:
+        save_safetensors(Path(config.folder) / "weights.safetensors", weights, {**header, "step": step})
+
+    return Trainer(config, model, loss, build_dataset(config), world, on_export=export)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m steerdiff.train.diffusion", description=__doc__)
+    parser.add_argument("config", help="JSON or YAML file of a TrainConfig")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO)
+    try:
+        result = train_diffusion(read_config(options.config), resume=options.resume)
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    return 0 if result.completed else 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

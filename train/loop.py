@@ -1,0 +1,290 @@
+"""The training loop: batches, gradients, optimisers, averages, checkpoints, numbers and clean stops."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from steerdiff.errors import UserError
+
+from .checkpoints import Checkpoints
+from .config import TrainConfig
+from .data import Dataset, batches
+from .distributed import World
+from .ema import EMA
+from .losses import Batch
+from .metrics import Metrics
+from .optimizers import make_optimizers, rate_factor
+from .randomness import SampleRandom, mix
+
+__all__ = ["NonFiniteLossError", "Trainer", "TrainResult"]
+
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(UserError):
+    """Training met a loss or gradient that is not finite; checkpoints from before it are untouched."""
+
+
+class LossFn(Protocol):
+    """The loss of some samples."""
+
+    def __call__(self, batch: Batch, /) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss and detached metrics, all scalars."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    folder: Path  #: the run's folder
+    step: int  #: optimiser steps done
+    completed: bool  #: whether all steps are done (False: stopped by Ctrl-C or SIGTERM, with a checkpoint)
+
+
+class _Rows(Sequence[Sequence[int]]):
+    """Sample numbers of the steps from ``first`` to ``last``, made when asked for."""
+
+    def __init__(self, world: World, batch_size: int, first: int, last: int) -> None:
+        self.world, self.batch_size, self.first, self.last = world, batch_size, first, last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+    def __getitem__(self, i: Any) -> Any:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        return self.world.rows(self.first + i, self.batch_size)
+
+
+class Trainer:
+    """One run of any model: what is learned lies in ``loss_fn``.
+
+    Args:
+        config: Settings.
+        model: The trained model, on its device.
+        loss_fn: Loss of a batch; runs under autocast if the precision says so.
+        dataset: Samples by number.
+        world: This process among the others.
+        on_sample: Called with the step every ``sample_every`` steps on the leading process, with averaged weights.
+        on_export: Called with the step at each checkpoint on the leading process, with the EMA.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: nn.Module,
+        loss_fn: LossFn,
+        dataset: Dataset,
+        world: World,
+        *,
+        on_sample: Callable[[int], None] | None = None,
+        on_export: Callable[[int, dict[str, Tensor]], None] | None = None,
+    ) -> None:
+        self.config, self.model, self.loss_fn, self.dataset, self.world = config, model, loss_fn, dataset, world
+        self.on_sample, self.on_export = on_sample, on_export
+        self.device = next(model.parameters()).device
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.ema = EMA(model, config.ema_decay)
+        self.optimizers = make_optimizers(
+            model,
+            kind=config.optimizer,
+            learning_rate=config.learning_rate,
+            muon_learning_rate=config.muon_learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.folder = Path(config.folder)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints)
+        self.step = 0
+        self.totals: dict[str, float] = {}
+        self.stopping = False
+
+    def resume(self) -> bool:
+        """Load the newest checkpoint; return whether there was one. Every process reads it for itself."""
+        state = self.checkpoints.latest()
+        if state is None:
+            return False
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            bases = [group["base_lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["base_lr"] = base
+        self.step, self.totals = state["step"], dict(state["totals"])
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint and export the averaged weights (leading process)."""
+        if self.world.leads:
+            state = {
+                "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                "totals": self.totals,
+                "config": self.config.to_dict(),
+            }
+            self.checkpoints.save(self.step, state)
+            if self.on_export is not None:
+                self.on_export(self.step, self.ema.state_dict())
+        self.world.barrier()
+
+    def run(self, *, progress: bool = True) -> TrainResult:
+        """Train up to ``config.steps``, from where the run stands.
+
+        Raises:
+            NonFiniteLossError: A loss or a gradient is not finite.
+        """
+        config = self.config
+        rows = _Rows(self.world, config.batch_size, self.step, config.steps)
+        metrics = None
+        if self.world.leads:
+            metrics = Metrics(self.folder, resumed_at=self.step, tensorboard=config.tensorboard)
+        saved_at = self.step if self.step else -1
+        bar = self._bar(progress and self.world.leads)
+        waited_since = time.perf_counter()
+        self.model.train()
+        with self._stop_on_signals(), bar:
+            for images, labels in batches(self.dataset, rows, config.workers):
+                waited = time.perf_counter() - waited_since
+                self._train_step(Batch(images, labels, SampleRandom(config.seed, rows[self.step - rows.first])))
+                self.totals["data_wait"] = self.totals.get("data_wait", 0.0) + waited
+                self.totals["seconds"] = self.totals.get("seconds", 0.0) + time.perf_counter() - waited_since
+                waited_since = time.perf_counter()
+                bar.update(1)
+                if self.step % config.log_every == 0:
+                    self._report(metrics, bar)
+                if self.step % config.checkpoint_every == 0 or self.stopping:
+                    self.save()
+                    saved_at = self.step
+                if config.sample_every and self.step % config.sample_every == 0 and self.on_sample is not None:
+                    self._sample()
+                if self.stopping:
+                    break
+        if saved_at != self.step:
+            self.save()
+        if metrics is not None:
+            metrics.close()
+        return TrainResult(self.folder, self.step, self.step >= config.steps)
+
+    def _train_step(self, batch: Batch) -> None:
+        config, parts = self.config, self.config.accumulate
+        torch.manual_seed(int(mix(config.seed, f"rank {self.world.rank}", [self.step])[0]))  # the model's own dropout
+        factor = rate_factor(
+            self.step,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            decay=config.decay,
+            decay_steps=config.decay_steps,
+        )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+        numbers = self._backward(batch, parts)
+        self.world.average_gradients(self.parameters)
+        limit = float("inf") if config.clip_norm is None else config.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        self._count(numbers, norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.step)
+        self.step += 1
+
+    def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
+        share = len(batch.images) // parts
+        sums: dict[str, Tensor] = {}
+        bf16 = self.config.precision == "bf16"
+        for k in range(parts):
+            part = batch.part(slice(k * share, (k + 1) * share), self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+                loss, metrics = self.loss_fn(part)
+            (loss / parts).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                sums[name] = sums[name] + value / parts if name in sums else value / parts
+        return sums
+
+    def _count(self, numbers: dict[str, Tensor], norm: Tensor) -> None:
+        """Add a step's numbers, averaged over the processes, to the totals; agree on stopping."""
+        own = [*(value.double() for value in numbers.values()), norm.double() / self.world.size]
+        stop = torch.tensor(float(self.stopping), dtype=torch.float64, device=self.device)
+        sums = self.world.sum(torch.stack([*own[:-1], own[-1] * self.world.size, stop])).tolist()
+        *values, stopping = sums
+        self.stopping = stopping > 0
+        for name, value in zip([*numbers, "grad_norm"], values, strict=True):
+            mean = value / self.world.size
+            if mean - mean != 0:
+                raise NonFiniteLossError(
+                    f"{name} is {mean} at step {self.step}; the checkpoints in {self.checkpoints.folder} are from "
+                    "before it. Resume with a lower learning_rate or a smaller clip_norm"
+                )
+            self.totals[name] = self.totals.get(name, 0.0) + mean
+        self.totals["count"] = self.totals.get("count", 0.0) + 1
+
+    def _report(self, metrics: Metrics | None, bar: Any) -> None:
+        totals, self.totals = self.totals, {}
+        count, seconds, wait = totals.pop("count"), totals.pop("seconds"), totals.pop("data_wait")
+        row = {name: total / count for name, total in totals.items()}
+        row["learning_rate"] = self.optimizers[0].param_groups[0]["lr"]
+        row["images_per_second"] = count * self.config.batch_size / seconds
+        row["data_wait"] = wait / seconds
+        bar.set_postfix_str(
+            f"loss {row['loss']:.4f}, {row['images_per_second']:.1f} images/s, waits for data {row['data_wait']:.0%}",
+            refresh=False,
+        )
+        if metrics is not None:
+            metrics.write(self.step, row)
+
+    def _sample(self) -> None:
+        if self.world.leads and self.on_sample is not None:
+            self.model.eval()
+            with self.ema.swapped_into(self.model), torch.no_grad():
+                self.on_sample(self.step)
+            self.model.train()
+        self.world.barrier()
+
+    def _bar(self, shown: bool) -> Any:
+        from tqdm import tqdm
+
+        pause = 0.1 if sys.stderr.isatty() else 30.0  # seconds between updates; few in a log file
+        return tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            disable=not shown,
+            unit="step",
+            desc="training",
+            mininterval=pause,
+            maxinterval=pause,
+        )
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end the run after the current step; a second Ctrl-C ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: object) -> None:
+            if self.stopping and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.stopping = True
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,139 @@
+"""The loss of a diffusion model: weighted mean squared error, and the variational term for a learned variance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steerdiff.errors import require
+from steerdiff.samplers.schedule import NoiseSchedule
+
+from .data import Labels
+from .randomness import SampleRandom
+
+__all__ = ["Batch", "DiffusionLoss", "snr_weights"]
+
+Parameterization = Literal["eps", "x0", "v"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step, or of one accumulated part of it."""
+
+    images: Tensor  #: [B, 3, H, W] in [-1, 1]
+    labels: Labels  #: captions, class numbers [B] or None
+    random: SampleRandom  #: the samples' random numbers
+
+    def part(self, rows: slice, device: torch.device) -> Batch:
+        """Return some rows, on ``device``."""
+        labels = None if self.labels is None else self.labels[rows]
+        labels = labels.to(device) if isinstance(labels, Tensor) else labels
+        random = SampleRandom(self.random.seed, self.random.indices[rows])
+        return Batch(self.images[rows].to(device, non_blocking=True), labels, random)
+
+
+def snr_weights(alpha_bars: NDArray[np.float64], parameterization: Parameterization, gamma: float | None) -> Tensor:
+    """Return the loss weight of every time, float64 [T].
+
+    With ``snr = alpha_bar / (1 - alpha_bar)`` the error of x0 has weight ``min(snr, gamma)``. The same loss written in
+    eps has ``min(snr, gamma) / snr`` and in v ``min(snr, gamma) / (snr + 1)``: ``|eps - eps'|^2 = snr |x0 - x0'|^2``
+    and ``|v - v'|^2 = (snr + 1) |x0 - x0'|^2``. Without gamma every weight is 1.
+
+    Source: Hang et al. 2023, section 3.4 and eq. 8-9.
+    """
+    if gamma is None:
+        return torch.ones(len(alpha_bars), dtype=torch.float64)
+    snr = alpha_bars / (1 - alpha_bars)
+    clipped = np.minimum(snr, gamma)
+    if parameterization == "x0":
+        weights = clipped
+    elif parameterization == "eps":
+        weights = np.divide(clipped, snr, out=np.ones_like(snr), where=snr > 0)
+    else:
+        weights = clipped / (snr + 1)
+    return torch.from_numpy(np.ascontiguousarray(weights))
+
+
+Condition = Callable[[Labels, torch.device], Mapping[str, Tensor]]
+"""Turns labels into keyword arguments of the model."""
+
+
+class DiffusionLoss:
+    """Draw times and noise, run the model on the noised images and compare.
+
+    Args:
+        model: ``model(x, t, **condition(labels))`` with x [B, C, H, W] and t [B] float.
+        schedule: The noise schedule.
+        condition: Turns captions or classes into the model's other arguments.
+        parameterization: What the model predicts.
+        learns_variance: The output has 2C channels; the second half interpolates the log variance.
+        rescales_vlb: The variational term is multiplied by T / 1000 (improved-diffusion's default).
+        min_snr: Gamma of the loss weights; None for plain mean squared error.
+        dropout: Chance that a caption becomes the empty one.
+        strata: Sample i draws its time from part ``i mod strata`` of [0, T); 1: anywhere.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        schedule: NoiseSchedule,
+        condition: Condition,
+        *,
+        parameterization: Parameterization = "v",
+        learns_variance: bool = False,
+        rescales_vlb: bool = False,
+        min_snr: float | None = 5.0,
+        dropout: float = 0.1,
+        strata: int = 1,
+    ) -> None:
+        self.model, self.schedule, self.condition = model, schedule, condition
+        self.parameterization: Parameterization = parameterization
+        self.learns_variance = learns_variance
+        self.vlb_scale = schedule.T / 1000 if rescales_vlb else 1.0
+        self.dropout, self.strata = dropout, strata
+        alpha_bars = np.asarray(schedule.alpha_bars, dtype=np.float64)
+        self._weights = snr_weights(alpha_bars, parameterization, min_snr).float()
+        self._signal = torch.from_numpy(np.sqrt(alpha_bars)).float()
+        self._noise = torch.from_numpy(np.sqrt(1 - alpha_bars)).float()
+
+    def times(self, random: SampleRandom) -> Tensor:
+        """Return the samples' times, int64 [B] in [0, T)."""
+        part = torch.tensor(random.indices, dtype=torch.float64) % self.strata
+        fraction = (part + random.uniform("time")) / self.strata
+        return (fraction * self.schedule.T).long().clamp_(max=self.schedule.T - 1)
+
+    def labels(self, batch: Batch) -> Labels:
+        """Return the labels with some captions dropped."""
+        if not isinstance(batch.labels, list):
+            return batch.labels
+        dropped = (batch.random.uniform("dropout") < self.dropout).tolist()
+        return ["" if drop else caption for caption, drop in zip(batch.labels, dropped, strict=True)]
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss of the batch (float32 scalar) and detached metrics."""
+        x0, device = batch.images, batch.images.device
+        t = self.times(batch.random)
+        eps = batch.random.normal("noise", x0.shape[1:]).to(device, non_blocking=True)
+        signal, noise = self._signal[t].to(device).view(-1, 1, 1, 1), self._noise[t].to(device).view(-1, 1, 1, 1)
+        x = signal * x0 + noise * eps
+        output = self.model(x, t.float().to(device), **self.condition(self.labels(batch), device)).float()
+        channels = x0.shape[1]
+        require(
+            output.shape[1] == channels * (2 if self.learns_variance else 1),
+            f"the model returns {output.shape[1]} channels for {channels}-channel images and "
+            f"learns_variance={self.learns_variance}; set out_channels accordingly",
+        )
+        target = {"eps": eps, "x0": x0}.get(self.parameterization)
+        target = signal * eps - noise * x0 if target is None else target
+        squared = (output[:, :channels] - target).square().flatten(1).mean(1)
+        loss = (self._weights[t].to(device) * squared).mean()
+        metrics = {"mse": squared.mean().detach()}
+        if self.learns_variance:
+            raise NotImplementedError
+        return loss, metrics
