@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,11 @@ from .scene_text import (
     known,
     parse_caption,
 )
-from .sprites import load_sprite, preload
+from .sprites import lay, load_sprite, preload
 
 __all__ = [
     "COLOURS",
+    "EDITS",
     "IMAGE_SIZES",
     "OBJECTS",
     "RELATIONS",
@@ -38,6 +39,8 @@ __all__ = [
     "STYLES",
     "WORDS",
     "Description",
+    "Edit",
+    "EditPair",
     "EmojiScenes",
     "Example",
     "Item",
@@ -49,6 +52,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Edit = Literal["object", "style", "colour", "relation"]
+EDITS: tuple[Edit, ...] = get_args(Edit)
 
 CANVAS = 64  #: side of a scene in pixels; smaller images are its box averages
 IMAGE_SIZES = (64, 32)
@@ -57,8 +62,16 @@ PAIR_SIZE = 28  #: the same in a scene of two
 GRID = 4  #: centres lie on this grid, in pixels: equal sprites then give equal 4 x 4 patches
 _OFFSETS = (-8, -4, 0, 4, 8)
 _NEAR, _MIDDLE, _FAR = 16, 32, 48
-#: Stream of each split: part of the seed, never renumbered.
+#: Numbers of the random streams: part of the seed, never renumbered.
 _STREAMS: dict[Split, int] = {"train": 0, "held_out": 1}
+_EDIT_STREAMS: dict[Edit, int] = {"object": 1, "style": 2, "colour": 3, "relation": 4}
+_OPPOSITE: dict[Relation | None, Relation] = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+}
+_SAME_SHAPE = {"flat": "3d", "3d": "flat"}  # the two Fluent styles share their outlines
 #: Objects that each colour may carry, by split.
 _ALLOWED: dict[Split, dict[str, tuple[str, ...]]] = {
     "train": {c: tuple(o for o in OBJECTS if not is_held_out(o, c)) for c in COLOURS},
@@ -153,10 +166,7 @@ def render(scenes: Sequence[Scene]) -> npt.NDArray[np.uint8]:
     for picture, scene in zip(pictures, scenes, strict=True):
         picture[:] = np.array(COLOURS[scene.colour], np.uint8)[:, None, None]
         for item in scene.items:
-            sprite = load_sprite(item.object, item.style, item.size)
-            top, left = item.y - item.size // 2, item.x - item.size // 2
-            region = picture[:, top : top + item.size, left : left + item.size]
-            region[:] = region * sprite.transparency + (sprite.colour + np.float32(0.5))
+            lay(picture, load_sprite(item.object, item.style, item.size), item.x, item.y)
     return pictures
 
 
@@ -171,6 +181,16 @@ def to_images(pictures: npt.NDArray[np.uint8], image_size: int = CANVAS) -> Tens
     require(image_size in IMAGE_SIZES, f"scenes of {image_size} pixels; the sizes are {IMAGE_SIZES}")
     images = torch.from_numpy(pictures).to(torch.float32).div_(127.5).sub_(1)
     return images if image_size == CANVAS else torch.nn.functional.avg_pool2d(images, CANVAS // image_size)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EditPair:
+    """A scene before and after an edit, everything else being equal: the true answer to an editing method."""
+
+    kind: Edit  #: what the edit changes
+    source: Example  #: before
+    target: Example  #: after
+    mask: Tensor  #: [1, H, W], float32: 1 at each pixel that differs, 0 where source and target are equal
 
 
 @dataclass(frozen=True)
@@ -198,8 +218,10 @@ class EmojiScenes:
         Raises:
             UserError: ``i`` is negative.
         """
-        draw = Draws(self.seed, i, _STREAMS[self.split])
-        pair = draw.fraction() < self.pairs
+        return self._draw(Draws(self.seed, i, _STREAMS[self.split]), self.pairs)
+
+    def _draw(self, draw: Draws, pairs: float) -> Scene:
+        pair = draw.fraction() < pairs
         colour = draw.choose(tuple(COLOURS))
         allowed = _ALLOWED[self.split][colour]
         first = draw.choose(allowed)
@@ -230,6 +252,58 @@ class EmojiScenes:
         preload(SINGLE_SIZE, PAIR_SIZE)
         scenes = self.scenes(indices)
         return to_images(render(scenes), self.image_size), [scene.caption for scene in scenes]
+
+    def edit_pair(self, i: int, kind: Edit) -> EditPair:
+        """Return edit number ``i`` of a kind; the numbering is its own, not that of the scenes.
+
+        The kinds are: "object", one object becomes another at its place; "style", one object changes between flat and
+        3d, which share their outlines; "colour", the background changes; "relation", the two objects swap places.
+        Both scenes belong to the split, with one exception: in colour edits of "held_out" the source is a seen
+        combination, for each object has just one colour that is held out.
+
+        Raises:
+            UserError: ``i`` is negative or ``kind`` unknown.
+        """
+        known("edit", kind, EDITS)
+        draw = Draws(self.seed, i, _STREAMS[self.split], _EDIT_STREAMS[kind])
+        source = self._draw(draw, 1.0 if kind == "relation" else self.pairs)
+        changed = draw.choose(range(len(source.items)))
+        if kind == "object":
+            present = [item.object for item in source.items]
+            allowed = [name for name in _ALLOWED[self.split][source.colour] if name not in present]
+            target = _with_item(source, changed, object=draw.choose(allowed))
+        elif kind == "style":
+            source = _with_item(source, changed, style=draw.choose(tuple(_SAME_SHAPE)))
+            target = _with_item(source, changed, style=_SAME_SHAPE[source.items[changed].style])
+        elif kind == "colour":
+            seen = _ALLOWED["train"]
+            colours = [c for c in COLOURS if c != source.colour and all(o.object in seen[c] for o in source.items)]
+            target = replace(source, colour=draw.choose(colours))
+            source, target = (target, source) if self.split == "held_out" else (source, target)
+        else:
+            target = _swapped(source)
+        return self._pair(kind, source, target)
+
+    def _pair(self, kind: Edit, source: Scene, target: Scene) -> EditPair:
+        before, after = to_images(render([source, target]), self.image_size)
+        return EditPair(
+            kind=kind,
+            source=Example(image=before, caption=source.caption, scene=source),
+            target=Example(image=after, caption=target.caption, scene=target),
+            mask=(before != after).any(0, keepdim=True).to(torch.float32),
+        )
+
+
+def _with_item(scene: Scene, number: int, **changes: str) -> Scene:
+    items = list(scene.items)
+    items[number] = Item(**{**asdict(items[number]), **changes})
+    return replace(scene, items=tuple(items))
+
+
+def _swapped(scene: Scene) -> Scene:
+    first, second = scene.items
+    items = (replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y))
+    return Scene(items=items, colour=scene.colour, relation=_OPPOSITE[scene.relation])
 
 
 def arrange(names: tuple[str, str], styles: tuple[str, str], colour: str, relation: Relation, shift: int) -> Scene:

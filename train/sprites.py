@@ -16,7 +16,7 @@ from steerdiff.errors import require
 
 from .scene_text import OBJECTS, SPRITES, STYLES, known
 
-__all__ = ["ART_STYLES", "Sprite", "art_names", "load_sprite", "preload"]
+__all__ = ["ART_STYLES", "Sprite", "art_names", "lay", "load_sprite", "preload"]
 
 #: Every style there is art of; ``noto`` is never in a training scene.
 ART_STYLES: tuple[str, ...] = (*STYLES, "noto")
@@ -57,6 +57,14 @@ def load_sprite(name: str, style: str, size: int) -> Sprite:
 def art_names() -> tuple[str, ...]:
     """Return the name of each of the 807 objects as ``assets/emoji/index.json`` has it, in the order of the sheets."""
     return tuple(entry["name"] for entry in _index()["objects"])
+
+
+def lay(picture: npt.NDArray[np.uint8], sprite: Sprite, x: int, y: int) -> None:
+    """Draw ``sprite`` over ``picture`` [3, H, W] in place, its centre at (x, y), rounded to whole values."""
+    size = sprite.colour.shape[-1]
+    top, left = y - size // 2, x - size // 2
+    region = picture[:, top : top + size, left : left + size]
+    region[:] = region * sprite.transparency + (sprite.colour + np.float32(0.5))
 
 
 @lru_cache(maxsize=8)
