@@ -1,0 +1,195 @@
+"""What a denoiser says about a noisy image, in every parameterisation, and the denoiser made from a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from steerdiff.errors import UserError, require
+
+from .schedule import Level
+
+__all__ = ["ClipPolicy", "Denoiser", "Network", "NetworkDenoiser", "Parameterization", "Prediction"]
+
+Parameterization = Literal["eps", "x0", "v", "score"]
+ClipPolicy = Literal["none", "clip", "dynamic"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A denoiser's answer: the clean image and the noise it sees in ``x``, and what else solvers may use.
+
+    ``x0`` and ``eps`` normally obey ``x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps``. They may disagree on purpose:
+    asymmetric reverse processes edit one of them only.
+    """
+
+    x0: Tensor  #: predicted clean image [B, C, H, W]
+    eps: Tensor  #: predicted noise [B, C, H, W]
+    log_variance_fraction: Tensor | None = None  #: v of a learned range, nominally in [-1, 1] but never clamped
+    score: Tensor | None = None  #: guidance: gradient in x of a log-likelihood, scaled, not yet part of x0 and eps
+
+    @staticmethod
+    def from_output(
+        output: Tensor,
+        x: Tensor,
+        level: Level | Tensor,
+        parameterization: Parameterization = "eps",
+        learns_variance: bool = False,
+    ) -> Prediction:
+        """Read a network's raw output. Arithmetic is in float32, or wider if ``x`` is.
+
+        Args:
+            output: [B, C, H, W], or [B, 2C, H, W] where the network learns variances.
+            x: The noisy image the network saw, [B, C, H, W].
+            level: Where ``x`` is; or, in training, ``alpha_bar`` of each image, a tensor [B] (float64 is best).
+            parameterization: What the first C channels mean. ``v`` is ``sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0``
+                (Salimans & Ho 2022); ``score`` is the gradient of ``log p(x)``, ``-eps / sqrt(1 - alpha_bar)``.
+            learns_variance: Whether the last C channels are the v of a learned range (Nichol & Dhariwal 2021, eq. 15).
+
+        Raises:
+            UserError: The channels do not fit, the parameterisation is unknown, or it says nothing at this level.
+        """
+        require(
+            parameterization in get_args(Parameterization),
+            f"parameterization is {parameterization!r}; known are {', '.join(get_args(Parameterization))}",
+        )
+        channels = x.shape[1]
+        expected = 2 * channels if learns_variance else channels
+        require(
+            output.shape == (x.shape[0], expected, *x.shape[2:]),
+            f"the network's output is {list(output.shape)} for an input of {list(x.shape)}; expected "
+            f"{expected} channels with learns_variance={learns_variance}",
+        )
+        if isinstance(level, Level):
+            _check_level(level, parameterization)
+        x, output = _widened(x), _widened(output)
+        value, fraction = (output[:, :channels], output[:, channels:]) if learns_variance else (output, None)
+        x0, eps = _convert(value, x, level, parameterization)
+        return Prediction(x0, eps, fraction)
+
+    def clipped(self, level: Level | Tensor, x: Tensor) -> Prediction:
+        """Clip ``x0`` to [-1, 1] and take ``eps`` from the clipped image, as guided-diffusion does."""
+        return self._with_x0(self.x0.clamp(-1, 1), level, x)
+
+    def thresholded(self, level: Level | Tensor, x: Tensor, quantile: float = 0.995) -> Prediction:
+        """Dynamic thresholding: clip ``x0`` at a quantile of its own size and divide by it, image by image.
+
+        Source: Saharia et al. 2022 (Imagen), section 2.3. The bound is at least 1, so images in range stay as they are.
+
+        Args:
+            level: Where ``x`` is, or ``alpha_bar`` per image [B].
+            x: The noisy image [B, C, H, W]; ``eps`` is taken anew from it.
+            quantile: In (0, 1]; the share of pixels that keep their value before the division.
+
+        Raises:
+            UserError: ``quantile`` outside (0, 1].
+        """
+        _check_quantile(quantile)
+        bound = torch.quantile(self.x0.abs().flatten(1), quantile, dim=1).clamp(min=1)
+        bound = bound.reshape(-1, *[1] * (self.x0.ndim - 1))
+        return self._with_x0(self.x0.clamp(-bound, bound) / bound, level, x)
+
+    def with_score(self, alpha_bar: float) -> Prediction:
+        """Fold ``score`` into ``eps`` and ``x0``, which are not clipped again; without one, the prediction itself.
+
+        ``eps - sqrt(1 - alpha_bar) score``. Source: Dhariwal & Nichol 2021, Algorithm 2.
+        """
+        if self.score is None:
+            return self
+        require(alpha_bar > 0, "guidance by a score needs a level with alpha_bar above 0; start the path lower")
+        eps = self.eps - math.sqrt(1 - alpha_bar) * self.score
+        x0 = self.x0 + (1 - alpha_bar) / math.sqrt(alpha_bar) * self.score
+        return replace(self, x0=x0, eps=eps, score=None)
+
+    def _with_x0(self, x0: Tensor, level: Level | Tensor, x: Tensor) -> Prediction:
+        signal, noise = _roots(level, self.x0)
+        return replace(self, x0=x0, eps=(_widened(x) - signal * x0) / noise)
+
+
+Denoiser = Callable[[Tensor, Level], Prediction]
+"""``denoise(x, level) -> Prediction``, with the conditioning already bound."""
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""``network(x [B, C, H, W], t [B]) -> output``: the published form of every network here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkDenoiser:
+    """A denoiser from a network: calls it with the level's time and reads its output."""
+
+    network: Network  #: called as network(x, t) with t a float tensor [B]
+    parameterization: Parameterization = "eps"  #: what the network's output means
+    learns_variance: bool = False  #: whether the output has twice the channels, the second half for the variance
+    clip: ClipPolicy = "none"  #: what happens to x0: nothing, clipping to [-1, 1], or dynamic thresholding
+    quantile: float = 0.995  #: of dynamic thresholding, in (0, 1]
+    time_scale: float = 1.0  #: the network is told t * time_scale; 1000 / T for "rescaled" times
+    dtype: torch.dtype | None = None  #: of the network; x is cast to it, None passes x as it is
+
+    def __post_init__(self) -> None:
+        require(
+            self.clip in get_args(ClipPolicy), f"clip is {self.clip!r}; known are {', '.join(get_args(ClipPolicy))}"
+        )
+        require(
+            self.parameterization in get_args(Parameterization),
+            f"parameterization is {self.parameterization!r}; known are {', '.join(get_args(Parameterization))}",
+        )
+        _check_quantile(self.quantile)
+        require(self.time_scale > 0, f"time_scale is {self.time_scale}; it must be positive")
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Predict from ``x`` [B, C, H, W] at ``level``; UserError where the network's form cannot answer."""
+        seen = x if self.dtype is None else x.to(self.dtype)
+        t = torch.full(
+            (x.shape[0],),
+            level.t * self.time_scale,
+            device=x.device,
+            dtype=torch.promote_types(seen.dtype, torch.float32),
+        )
+        output = self.network(seen, t)
+        prediction = Prediction.from_output(output, x, level, self.parameterization, self.learns_variance)
+        if self.clip == "clip":
+            return prediction.clipped(level, x)
+        return prediction.thresholded(level, x, self.quantile) if self.clip == "dynamic" else prediction
+
+
+def _convert(
+    value: Tensor, x: Tensor, level: Level | Tensor, parameterization: Parameterization
+) -> tuple[Tensor, Tensor]:
+    signal, noise = _roots(level, x)
+    if parameterization == "v":
+        return signal * x - noise * value, signal * value + noise * x
+    if parameterization == "x0":
+        return value, (x - signal * value) / noise
+    eps = -noise * value if parameterization == "score" else value
+    return (x - noise * eps) / signal, eps
+
+
+def _roots(level: Level | Tensor, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """``sqrt(alpha_bar)`` and ``sqrt(1 - alpha_bar)``: floats, or tensors [B, 1, 1, 1] rounded at the end."""
+    if isinstance(level, Level):
+        return math.sqrt(level.alpha_bar), math.sqrt(1 - level.alpha_bar)
+    alpha_bar = level.reshape(-1, *[1] * (like.ndim - 1))
+    dtype = _widened(like).dtype
+    return alpha_bar.sqrt().to(dtype), (1 - alpha_bar).sqrt().to(dtype)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_level(level: Level, parameterization: Parameterization) -> None:
+    if level.clean:
+        raise UserError("the denoiser was asked at the clean level; start at a level with noise, such as path.start")
+    require(
+        level.alpha_bar > 0 or parameterization in ("v", "x0"),
+        f"alpha_bar is 0 at t = {level.t:g}, where {parameterization!r} says nothing about the image; only v and x0 do",
+    )
+
+
+def _check_quantile(quantile: float) -> None:
+    require(0 < quantile <= 1, f"quantile is {quantile}; it must lie in (0, 1]")
