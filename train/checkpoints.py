@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import torch
 
 from steerdiff.errors import UserError
+from steerdiff.io import atomic_write
 
-__all__ = ["Checkpoints", "write_atomically"]
+__all__ = ["Checkpoints"]
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 _log = logging.getLogger(__name__)
-
-
-class _Writer(Protocol):
-    def __call__(self, file: BinaryIO, /) -> object: ...
-
-
-def write_atomically(path: Path, write: _Writer) -> None:
-    """Let ``write(file)`` fill a new file, force it to disk and move it to ``path``: there is never half a file.
-
-    Raises:
-        UserError: The file cannot be written (full disk, no permission); ``path`` is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path} cannot be written ({error}); free space or choose another folder") from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Checkpoints:
@@ -75,7 +41,7 @@ class Checkpoints:
         """Write the state after ``step`` steps, then delete what is older than the newest ``keep``."""
         path = self.folder / f"step-{step:08d}.pt"
         contents = {"format": FORMAT, "step": step, **state}
-        write_atomically(path, lambda file: torch.save(contents, file))
+        atomic_write(path, lambda file: torch.save(contents, file))
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path

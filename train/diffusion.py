@@ -1,10 +1,11 @@
-"""Train a diffusion model: ``train_diffusion(TrainConfig(...))`` or ``python -m steerdiff.train.diffusion run.yaml``."""
+"""Train a diffusion model: ``train_diffusion(TrainConfig(...))``, or ``python -m steerdiff.train.diffusion FILE``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
+from steerdiff.io import atomic_write
 from steerdiff.models import (
     TextConfig,
     TextToImage,
@@ -24,14 +26,14 @@ from steerdiff.models import (
     read_safetensors,
     save_safetensors,
 )
-from steerdiff.samplers.schedule import NoiseSchedule
+from steerdiff.samplers import NoiseSchedule
 
-from .checkpoints import write_atomically
 from .config import FIXED_FIELDS, TrainConfig, read_config
 from .data import Dataset, ImageFolder, Labels
 from .distributed import join_world
 from .loop import Trainer, TrainResult
 from .losses import DiffusionLoss
+from .samples import SampleGrid
 from .scenes import WORDS, EmojiScenes
 
 __all__ = ["build_dataset", "build_model", "train_diffusion"]
@@ -119,8 +121,12 @@ def _check_resumed(config: TrainConfig, folder: Path) -> None:
 
 
 def _device(name: str) -> torch.device:
+    """Return the device of this process; under ``torchrun`` each process of a machine has its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(name)
     return torch.device(name)
 
 
@@ -138,9 +144,6 @@ def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool
     """
     folder, device = Path(config.folder), _device(config.device)
     world = join_world(device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", world.local_rank)
-        torch.cuda.set_device(device)
     require(
         config.batch_size % (world.size * config.accumulate) == 0,
         f"batch_size {config.batch_size} cannot be cut into {world.size} processes x {config.accumulate} parts",
@@ -157,7 +160,7 @@ def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool
         )
     if world.leads:
         text = json.dumps(config.to_dict(), indent=2) + "\n"
-        write_atomically(folder / "config.json", lambda file: file.write(text.encode()))
+        atomic_write(folder / "config.json", lambda file: file.write(text.encode()))
     world.barrier()
     try:
         return trainer.run(progress=progress)
@@ -169,8 +172,11 @@ def _trainer(config: TrainConfig, model: TextToImage | UNet, device: torch.devic
     schedule = NoiseSchedule.from_dict(config.schedule)
     if config.init_from is not None:
         _start_from(model, config.init_from)
-    layout = torch.preserve_format if config.channels_last is False else torch.channels_last
-    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(device)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     forward = torch.compile(model) if config.compile else model
 
     def network(x: Tensor, t: Tensor, **kwargs: Tensor) -> Tensor:
@@ -193,7 +199,8 @@ def _trainer(config: TrainConfig, model: TextToImage | UNet, device: torch.devic
     def export(step: int, weights: dict[str, Tensor]) -> None:
         save_safetensors(Path(config.folder) / "weights.safetensors", weights, {**header, "step": step})
 
-    return Trainer(config, model, loss, build_dataset(config), world, on_export=export)
+    draw = SampleGrid(config, model, schedule) if config.sample_every else None
+    return Trainer(config, model, loss, build_dataset(config), world, on_sample=draw, on_export=export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

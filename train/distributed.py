@@ -21,7 +21,6 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
 
     @property
     def leads(self) -> bool:
@@ -50,7 +49,7 @@ class World:
         flat = torch.cat([g.reshape(-1) for g in grads])
         dist.all_reduce(flat)
         flat /= self.size
-        pieces = flat.split([g.numel() for g in grads])
+        pieces = torch.split(flat, [g.numel() for g in grads])
         torch._foreach_copy_(grads, [piece.view(g.shape) for piece, g in zip(pieces, grads, strict=True)])
 
     def sum(self, values: Tensor) -> Tensor:
@@ -77,4 +76,4 @@ def join_world(device: torch.device) -> World:
         return World()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    return World(dist.get_rank(), dist.get_world_size())

@@ -14,7 +14,7 @@ __all__ = ["EMA"]
 class EMA:
     """Averaged weights: ``average = decay_k * average + (1 - decay_k) * weight`` after optimiser step k.
 
-    ``decay_k = min(decay, (1 + k) / (10 + k))``, so that the random start is forgotten soon. Buffers are copied.
+    ``decay_k = min(decay, (1 + k) / (10 + k))``, so that the random start is forgotten soon.
 
     Args:
         model: The model that is trained; its weights are the first average.
@@ -24,7 +24,7 @@ class EMA:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.parameters = {name: p.detach().clone().float() for name, p in model.named_parameters()}
-        self._buffers = dict(model.named_buffers())
+        self._model = model
         self._sources = [p.detach() for p in model.parameters()]
 
     def decay_at(self, step: int) -> float:
@@ -37,8 +37,8 @@ class EMA:
         torch._foreach_lerp_(list(self.parameters.values()), self._sources, 1 - self.decay_at(step))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the averaged parameters and the model's buffers under the model's own keys."""
-        return {**self.parameters, **self._buffers}
+        """Return the averaged parameters, and the model's buffers as they are, under the model's own keys."""
+        return {**self._model.state_dict(), **self.parameters}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over averages saved by ``state_dict``."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import UserError
+from steerdiff.errors import UserError, require
 
 from .checkpoints import Checkpoints
 from .config import TrainConfig
@@ -29,8 +29,6 @@ from .optimizers import make_optimizers, rate_factor
 from .randomness import SampleRandom, mix
 
 __all__ = ["NonFiniteLossError", "Trainer", "TrainResult"]
-
-_log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(UserError):
@@ -78,8 +76,9 @@ class Trainer:
         loss_fn: Loss of a batch; runs under autocast if the precision says so.
         dataset: Samples by number.
         world: This process among the others.
-        on_sample: Called with the step every ``sample_every`` steps on the leading process, with averaged weights.
-        on_export: Called with the step at each checkpoint on the leading process, with the EMA.
+        on_sample: Called with the step every ``sample_every`` steps on the leading process, while the model has the
+            averaged weights and is in eval mode; saves a picture and returns it, uint8 [3, H, W].
+        on_export: Called with the step and the averaged weights at each checkpoint on the leading process.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Trainer:
         dataset: Dataset,
         world: World,
         *,
-        on_sample: Callable[[int], None] | None = None,
+        on_sample: Callable[[int], Tensor] | None = None,
         on_export: Callable[[int, dict[str, Tensor]], None] | None = None,
     ) -> None:
         self.config, self.model, self.loss_fn, self.dataset, self.world = config, model, loss_fn, dataset, world
@@ -120,11 +119,16 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            bases = [group["base_lr"] for group in optimizer.param_groups]
+            options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
-            for group, base in zip(optimizer.param_groups, bases, strict=True):
-                group["base_lr"] = base
+            for group, option in zip(optimizer.param_groups, options, strict=True):
+                group.update(option)  # the settings of now, not those of then
         self.step, self.totals = state["step"], dict(state["totals"])
+        mean = float(self.world.sum(torch.tensor(float(self.step), device=self.device))) / self.world.size
+        require(
+            mean == self.step,
+            f"this process found step {self.step} and the others {mean} on average; put {self.folder} on a shared disk",
+        )
         return True
 
     def save(self) -> None:
@@ -153,32 +157,33 @@ class Trainer:
         metrics = None
         if self.world.leads:
             metrics = Metrics(self.folder, resumed_at=self.step, tensorboard=config.tensorboard)
-        saved_at = self.step if self.step else -1
-        bar = self._bar(progress and self.world.leads)
-        waited_since = time.perf_counter()
         self.model.train()
-        with self._stop_on_signals(), bar:
-            for images, labels in batches(self.dataset, rows, config.workers):
-                waited = time.perf_counter() - waited_since
+        with (
+            self._stop_on_signals(),
+            self._bar(progress and self.world.leads) as bar,
+            closing(metrics) if metrics else nullcontext(),
+        ):
+            loader = iter(batches(self.dataset, rows, config.workers))
+            while self.step < config.steps and not self.stopping:
+                began = time.perf_counter()
+                images, labels = next(loader)
+                waited = time.perf_counter() - began
                 self._train_step(Batch(images, labels, SampleRandom(config.seed, rows[self.step - rows.first])))
-                self.totals["data_wait"] = self.totals.get("data_wait", 0.0) + waited
-                self.totals["seconds"] = self.totals.get("seconds", 0.0) + time.perf_counter() - waited_since
-                waited_since = time.perf_counter()
+                self._add("data_wait", waited)
+                self._add("seconds", time.perf_counter() - began)
                 bar.update(1)
-                if self.step % config.log_every == 0:
-                    self._report(metrics, bar)
-                if self.step % config.checkpoint_every == 0 or self.stopping:
-                    self.save()
-                    saved_at = self.step
-                if config.sample_every and self.step % config.sample_every == 0 and self.on_sample is not None:
-                    self._sample()
-                if self.stopping:
-                    break
-        if saved_at != self.step:
-            self.save()
-        if metrics is not None:
-            metrics.close()
+                self._after_step(metrics, bar)
         return TrainResult(self.folder, self.step, self.step >= config.steps)
+
+    def _after_step(self, metrics: Metrics | None, bar: Any) -> None:
+        """Do what is due after a step: numbers, checkpoint, samples. The state saved is the state reported."""
+        config = self.config
+        if self.step % config.log_every == 0:
+            self._report(metrics, bar)
+        if self.step % config.checkpoint_every == 0 or self.stopping or self.step == config.steps:
+            self.save()
+        if config.sample_every and self.step % config.sample_every == 0:
+            self._sample(metrics)
 
     def _train_step(self, batch: Batch) -> None:
         config, parts = self.config, self.config.accumulate
@@ -219,20 +224,21 @@ class Trainer:
 
     def _count(self, numbers: dict[str, Tensor], norm: Tensor) -> None:
         """Add a step's numbers, averaged over the processes, to the totals; agree on stopping."""
-        own = [*(value.double() for value in numbers.values()), norm.double() / self.world.size]
-        stop = torch.tensor(float(self.stopping), dtype=torch.float64, device=self.device)
-        sums = self.world.sum(torch.stack([*own[:-1], own[-1] * self.world.size, stop])).tolist()
-        *values, stopping = sums
+        stop = torch.tensor(float(self.stopping), device=self.device)
+        own = torch.stack([*(value.float() for value in numbers.values()), norm.float(), stop])
+        *values, stopping = (self.world.sum(own) / self.world.size).tolist()
         self.stopping = stopping > 0
         for name, value in zip([*numbers, "grad_norm"], values, strict=True):
-            mean = value / self.world.size
-            if mean - mean != 0:
+            if not math.isfinite(value):
                 raise NonFiniteLossError(
-                    f"{name} is {mean} at step {self.step}; the checkpoints in {self.checkpoints.folder} are from "
-                    "before it. Resume with a lower learning_rate or a smaller clip_norm"
+                    f"{name} is {value} at step {self.step}; the checkpoints in {self.checkpoints.folder} are from "
+                    "before it: resume with a lower learning_rate or a smaller clip_norm"
                 )
-            self.totals[name] = self.totals.get(name, 0.0) + mean
-        self.totals["count"] = self.totals.get("count", 0.0) + 1
+            self._add(name, value)
+        self._add("count", 1)
+
+    def _add(self, name: str, value: float) -> None:
+        self.totals[name] = self.totals.get(name, 0.0) + value
 
     def _report(self, metrics: Metrics | None, bar: Any) -> None:
         totals, self.totals = self.totals, {}
@@ -248,11 +254,11 @@ class Trainer:
         if metrics is not None:
             metrics.write(self.step, row)
 
-    def _sample(self) -> None:
-        if self.world.leads and self.on_sample is not None:
+    def _sample(self, metrics: Metrics | None) -> None:
+        if metrics is not None and self.on_sample is not None:
             self.model.eval()
             with self.ema.swapped_into(self.model), torch.no_grad():
-                self.on_sample(self.step)
+                metrics.image("samples", self.step, self.on_sample(self.step))
             self.model.train()
         self.world.barrier()
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerdiff.errors import require
-from steerdiff.samplers.schedule import NoiseSchedule
+from steerdiff.samplers import NoiseSchedule
 
 from .data import Labels
 from .randomness import SampleRandom

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import write_atomically
+from torch import Tensor
+
+from steerdiff.io import atomic_write
 
 __all__ = ["Metrics"]
 
@@ -30,7 +32,7 @@ class Metrics:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def _drop_after(self, step: int) -> None:
         if not self.path.exists():
@@ -44,7 +46,7 @@ class Metrics:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self._columns, *whole] if whole else [])
         self._columns = self._columns if whole else []
-        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+        atomic_write(self.path, lambda file: file.write(text.getvalue().encode()))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row; floats are written so that they read back bit for bit."""
@@ -59,10 +61,10 @@ class Metrics:
                 self._events.add_scalar(name, value, step)
             self._events.flush()
 
-    def image(self, name: str, step: int, pixels: Any) -> None:
-        """Show an image [H, W, 3] of bytes in TensorBoard."""
+    def image(self, name: str, step: int, pixels: Tensor) -> None:
+        """Show an image, uint8 [3, H, W], in TensorBoard."""
         if self._events is not None:
-            self._events.add_image(name, pixels, step, dataformats="HWC")
+            self._events.add_image(name, pixels, step)
 
     def close(self) -> None:
         """Finish the events."""

@@ -49,7 +49,8 @@ def orthogonalize(matrices: Tensor, *, iterations: int = 5, dtype: torch.dtype =
         if iteration + 1 < iterations:
             gram = step @ gram @ step
     x = x if product is None else product @ x
-    return x.mT if tall else x
+    out: Tensor = x.mT if tall else x
+    return out
 
 
 class Muon(torch.optim.Optimizer):
