@@ -1,0 +1,149 @@
+"""Command-line flags and settings files from frozen dataclasses: one parser for every command."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from steerdiff.errors import UserError, require
+
+from .solver_text import is_solver, solver_rule, solver_to_text
+from .suggestions import check_keys
+
+__all__ = ["parse", "plain", "read_mapping", "restore"]
+
+T = TypeVar("T")
+
+_CONFIG_NOTE = "Flags mix with a file of settings, and flags win: --config FILE (.yaml or .json)."
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+_REGISTRY.primitive_rule(solver_rule)
+
+
+def parse(cls: type[T], arguments: Sequence[str], *, prog: str) -> T:
+    """Return a dataclass filled from flags and from the file that ``--config`` names; flags win.
+
+    Args:
+        cls: Frozen dataclass; its docstring and its fields' comments are the help.
+        arguments: Command line after the command.
+        prog: What the help calls the command.
+
+    Raises:
+        UserError: The file is unreadable, names an unknown field or holds a value of the wrong type.
+        SystemExit: ``--help`` (0) or a bad flag (2), explained on stderr.
+    """
+    rest, file = _take_config(arguments)
+    values = {} if file is None else _typed(cls, read_mapping(file), file)
+    description = f"{inspect.getdoc(cls)}\n\n{_CONFIG_NOTE}"
+    with _REGISTRY:
+        return tyro.cli(cls, args=rest, prog=prog, default=_default(cls, values), description=description)
+
+
+def restore(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a dataclass from what ``plain`` made of it; ``where`` tells errors where the values come from."""
+    return cls(**_typed(cls, values, where))
+
+
+def plain(value: Any) -> Any:
+    """Return settings as JSON-able values that a settings file may hold: solvers become their text."""
+    if is_solver(value):
+        return solver_to_text(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_mapping(file: str | Path) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file.
+
+    Raises:
+        UserError: It is missing, has another suffix, cannot be parsed or is no mapping.
+    """
+    import yaml
+
+    path = Path(file)
+    require(path.is_file(), f"{path} is not a file; give a .yaml or .json file of settings")
+    require(path.suffix in (".yaml", ".yml", ".json"), f"{path} is neither .yaml nor .json")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    require(isinstance(values, dict), f"{path} holds no mapping; write one 'field: value' a line")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def _take_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    rest, file = [], None
+    items = iter(arguments)
+    for item in items:
+        if item == "--config":
+            file = next(items, None)
+            require(file is not None, "--config names no file; give a .yaml or .json file after it")
+        elif item.startswith("--config="):
+            file = item.split("=", 1)[1]
+        else:
+            rest.append(item)
+    return rest, file
+
+
+def _default(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return an instance, not yet validated, with ``values``, else the defaults, else a mark for what is required."""
+    instance = object.__new__(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        value: Any = tyro.MISSING
+        if field.name in values:
+            value = values[field.name]
+        elif field.default is not dataclasses.MISSING:
+            value = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        object.__setattr__(instance, field.name, value)
+    return instance
+
+
+def _typed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of a file in the types of the fields of ``cls``."""
+    hints = typing.get_type_hints(cls)
+    check_keys(values, [field.name for field in dataclasses.fields(cls)], where)
+    return {name: _typed_value(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+
+
+def _typed_value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(value, dict):
+        concrete = [part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)]
+        return restore(concrete[0], value, where) if concrete else value  # type: ignore[type-var]
+    if hint is Any or value is None or isinstance(value, bool):
+        allowed = typing.get_args(hint) or (hint,)
+        fits = hint is Any or type(value) in allowed or (value is None and hint is None)
+        require(fits, f"{where} is {value!r}; expected {_type_name(hint)}")
+        return value
+    words = [str(item) for item in _flat(value)]
+    wrapper = dataclasses.make_dataclass("Value", [("value", hint)])
+    try:
+        with _REGISTRY, contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return tyro.cli(wrapper, args=["--value", *words]).value  # type: ignore[attr-defined]
+    except SystemExit:
+        raise UserError(f"{where} is {value!r}; expected {_type_name(hint)}") from None
+
+
+def _flat(value: Any) -> list[Any]:
+    return [item for part in value for item in _flat(part)] if isinstance(value, (list, tuple)) else [value]
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    return getattr(hint, "__name__", None) if isinstance(hint, type) and not typing.get_args(hint) else str(hint)  # type: ignore[return-value]

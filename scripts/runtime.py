@@ -1,0 +1,74 @@
+"""Flags that every command with a model shares: the weights, the device and the threads."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from steerdiff._version import __version__
+from steerdiff.errors import require
+
+if TYPE_CHECKING:
+    from steerdiff.guidance import Model
+
+__all__ = ["ModelFlags", "environment"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Which model, and where it runs."""
+
+    weights: str = "emoji64"  #: name of shipped weights, or the path of a file or folder
+    device: str = "auto"  #: cpu, cuda, cuda:1, ...; auto takes CUDA if there is one
+    precision: Precision = "float32"  #: floating type of the network
+    threads: int | None = None  #: CPU threads; None leaves it to PyTorch
+
+    def load(self) -> Model:
+        """Set the threads and load the model.
+
+        Raises:
+            UserError: There are no such weights or no such device.
+        """
+        import torch
+
+        from steerdiff.guidance import load
+
+        if self.threads is not None:
+            require(self.threads >= 1, f"threads is {self.threads}; it must be at least 1")
+            torch.set_num_threads(self.threads)
+        return load(self.weights, device=self.place(), dtype=getattr(torch, self.precision))
+
+    def place(self) -> str:
+        """Return the device's name, "auto" decided.
+
+        Raises:
+            UserError: There is no such device.
+        """
+        import torch
+
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            require(False, f"device is {self.device!r}; give cpu, cuda, cuda:1 or the like")
+        there = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+        require(there, f"device is {self.device!r}, but PyTorch finds {torch.cuda.device_count()} CUDA devices")
+        return self.device
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what an image's bits depend on besides the settings: versions, device and threads."""
+    import torch
+
+    return {
+        "steerdiff": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "threads": torch.get_num_threads(),
+    }
