@@ -77,8 +77,8 @@ def _is_safetensors(path: Path) -> bool:
 def _read_own(path: Path, config: Any) -> Fields:
     require(config is None, f"'{path}' holds its own configuration; leave config out")
     header = read_header(path)
-    kind = header.get("kind")
-    require(kind in KINDS, f"'{path}' holds a {kind!r}; steerdiff.load reads {', '.join(KINDS)}")
+    kind = str(header.get("kind"))
+    require(kind in KINDS, f"'{path}' holds a model of kind '{kind}'; steerdiff.load reads {', '.join(KINDS)}")
     missing = [name for name in ("unet", "schedule", "parameterization", "image_size") if name not in header]
     require(not missing, f"the header of '{path}' lacks {', '.join(missing)}; fetch or save the file again")
     unet = config_from_dict(UNetConfig, header["unet"], f"the header of '{path}'")

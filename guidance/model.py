@@ -5,28 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import UserError, require
-from steerdiff.samplers import SOLVERS, Denoiser, NetworkDenoiser, Noise, NoiseSchedule, Path, integrate, resolve_seeds
-from steerdiff.samplers.solvers import Solver
+from steerdiff.errors import require
+from steerdiff.samplers import (
+    SOLVERS,
+    ClipPolicy,
+    Denoiser,
+    NetworkDenoiser,
+    Noise,
+    NoiseSchedule,
+    Parameterization,
+    Path,
+    Seeds,
+    SigmaSpacing,
+    Solver,
+    TimeSpacing,
+    integrate,
+    resolve_seeds,
+)
 
 from .classifier_free import ClassifierFree, Condition, Conditioned, Network
 from .loading import read_fields
 
-__all__ = ["Clip", "Model", "Prompt", "Spacing", "TextEncoder", "load"]
+__all__ = ["GUIDANCE", "Model", "Prompt", "Spacing", "TextEncoder", "load"]
 
-Clip = Literal["none", "clip", "dynamic"]
-Parameterization = Literal["eps", "x0", "v", "score"]
-Spacing = Literal[
-    "respaced", "leading", "trailing", "linspace", "quad", "uniform_ddim", "karras", "exponential", "log_snr"
-]
+#: How steps are spread over the noise levels: "respaced" is guided-diffusion's rule.
+Spacing = Literal["respaced"] | TimeSpacing | SigmaSpacing
+#: Strength of classifier-free guidance where nothing else is asked for.
+GUIDANCE = 3.0
 #: One text for all images, a text for each, text states made by `Model.condition`, or nothing.
 Prompt = str | Sequence[str] | Condition | None
-Seeds = int | Sequence[int]
 
 
 class TextEncoder(Protocol):
@@ -149,7 +161,7 @@ class Model:
         negative: Prompt = "",
         scale: float | Tensor | None = None,
         y: int | Sequence[int] | Tensor | None = None,
-        clip: Clip = "clip",
+        clip: ClipPolicy = "clip",
         control: Any = None,
     ) -> Denoiser:
         """Bind the conditioning and return ``denoise(x, level) -> Prediction``.
@@ -158,30 +170,30 @@ class Model:
             prompt: What the image should show; None is the empty prompt. One, or one for each image.
             negative: What takes the place of the empty prompt in classifier-free guidance.
             scale: Guidance strength, ``uncond + scale * (cond - uncond)``; None or 1 is plainly conditional, 0 plainly
-                unconditional (both run one branch), a tensor [B] guides each image by its own.
+                unconditional (both run one branch), a tensor [B] guides each image by its own. It has no effect where
+                the two branches are the same: without a prompt and a negative one.
             y: Class labels, for both branches.
             clip: What happens to the x0 prediction after guidance (see `NetworkDenoiser`).
             control: Attention edits and taps, passed to the network. With two branches it sees 2 B rows, the
                 conditional ones first.
 
         Raises:
-            UserError: The model has no text but a prompt or a scale other than 1 is given; bad prompts, labels, scale.
+            UserError: A text for a model without a text encoder, unknown words, bad labels, a scale that is not finite.
         """
-        guided = scale is not None and (isinstance(scale, Tensor) or scale != 1)
-        if guided and self.text is None and not isinstance(prompt, Condition):
-            raise UserError(f"guidance is {scale}, but {self.name} has no text encoder; leave it at 1")
         cond = self.condition(prompt, y=y)
-        if guided and scale is not None:
-            network: Network = ClassifierFree(
+        no_negative = negative is None or negative == ""
+        uncond = cond if no_negative and (prompt is None or self.text is None) else self.condition(negative, y=y)
+        if uncond is cond or scale is None:
+            network: Network = Conditioned(network=self._run, condition=cond, control=control)
+        else:
+            network = ClassifierFree(
                 network=self._run,
                 cond=cond,
-                uncond=self.condition(negative, y=y),
+                uncond=uncond,
                 scale=scale,
                 guided_channels=self.channels,
                 control=control,
             )
-        else:
-            network = Conditioned(network=self._run, condition=cond, control=control)
         return NetworkDenoiser(
             network=network,
             parameterization=self.parameterization,
@@ -195,9 +207,9 @@ class Model:
         if spacing == "respaced":
             return Path.respaced(self.schedule, steps)
         require(isinstance(steps, int), f"steps is {steps!r}; spacing {spacing!r} needs an integer")
-        if spacing in ("karras", "exponential", "log_snr"):
-            return Path.sigmas(self.schedule, cast(int, steps), spacing=spacing)
-        return Path.spaced(self.schedule, cast(int, steps), spacing=spacing)
+        if spacing in get_args(SigmaSpacing):
+            return Path.sigmas(self.schedule, cast(int, steps), cast(SigmaSpacing, spacing))
+        return Path.spaced(self.schedule, cast(int, steps), cast(TimeSpacing, spacing))
 
     @torch.no_grad()
     def sample(
@@ -206,13 +218,13 @@ class Model:
         n: int = 1,
         *,
         steps: int | str = 25,
-        guidance: float = 3.0,
+        guidance: float = GUIDANCE,
         negative: str = "",
         y: int | None = None,
         seed: Seeds = 0,
         solver: str | Solver = "dpm++2m",
         spacing: Spacing = "trailing",
-        clip: Clip = "clip",
+        clip: ClipPolicy = "clip",
         batch: int = 32,
         progress: str | None = None,
     ) -> Tensor:
@@ -242,19 +254,19 @@ class Model:
         require(batch >= 1, f"batch is {batch}; it must be at least 1")
         if isinstance(solver, str):
             require(solver in SOLVERS, f"solver is {solver!r}; known are {', '.join(sorted(SOLVERS))}")
-            solver = cast(Solver, SOLVERS[solver]())
+            solver = SOLVERS[solver]()
         texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
         require(len(texts) > 0, "the list of prompts is empty; give at least one")
         rows = [text for text in texts for _ in range(n)]
         seeds = resolve_seeds(seed, len(rows))
+        self.condition(None if prompt is None else [str(text) for text in texts], y=y)  # a bad word in any prompt
         path = self.path(steps, spacing)
-        scale = None if prompt is None else guidance
         parts = []
         for first in range(0, len(rows), batch):
             some = [text for text in rows[first : first + batch] if text is not None]
-            denoise = self.denoiser(some or None, negative=negative, scale=scale, y=y, clip=clip)
+            denoise = self.denoiser(some or None, negative=negative, scale=guidance, y=y, clip=clip)
             noise = Noise(seeds[first : first + batch], self._shape(len(rows[first : first + batch])), self.device)
-            parts.append(integrate(denoise, solver, path, noise.noise(), noise=noise, progress=progress))
+            parts.append(integrate(denoise, solver, path, noise(), noise=noise, progress=progress))
         return self.decode(torch.cat(parts))
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
