@@ -1,0 +1,12 @@
+"""One file a paper: each method is a dataclass of its settings, called with a model and an image."""
+
+from .ilvr import ILVR
+from .invert import DDIMInversion
+from .repaint import RePaint
+from .resizing import LowPass
+from .sdedit import SDEdit
+
+__all__ = ["ILVR", "METHODS", "DDIMInversion", "LowPass", "RePaint", "SDEdit"]
+
+#: Every method by its name on the command line.
+METHODS = {"ilvr": ILVR, "sdedit": SDEdit, "repaint": RePaint, "invert": DDIMInversion}
