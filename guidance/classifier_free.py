@@ -29,7 +29,7 @@ class Condition:
     @property
     def rows(self) -> int:
         """Number of rows, 1 when nothing is given."""
-        return next((tensor.shape[0] for tensor in self.arguments().values()), 1)
+        return max((tensor.shape[0] for tensor in self.arguments().values()), default=1)
 
     def arguments(self) -> dict[str, Tensor]:
         """Keyword arguments for the network; empty for an unconditional one."""
@@ -47,6 +47,16 @@ class Condition:
             count = tensor.shape[0]
             require(count in (1, rows), f"{count} prompts or labels were given for {rows} images; give one, or {rows}")
         return Condition(**{name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in arguments.items()})
+
+    def repeat(self, n: int) -> Condition:
+        """Follow each row by ``n - 1`` copies of itself."""
+        rows = self.expand(self.rows).arguments()
+        return Condition(**{name: tensor.repeat_interleave(n, dim=0) for name, tensor in rows.items()})
+
+    def __getitem__(self, rows: slice) -> Condition:
+        """Return some of the rows; a single row stands for all of them."""
+        arguments = self.arguments().items()
+        return Condition(**{name: tensor if tensor.shape[0] == 1 else tensor[rows] for name, tensor in arguments})
 
     def join(self, other: Condition) -> Condition:
         """Stack the rows of ``other`` below; the shorter context is padded with masked states."""

@@ -220,7 +220,7 @@ class Model:
         steps: int | str = 25,
         guidance: float = GUIDANCE,
         negative: str = "",
-        y: int | None = None,
+        y: int | Sequence[int] | None = None,
         seed: Seeds = 0,
         solver: str | Solver = "dpm++2m",
         spacing: Spacing = "trailing",
@@ -232,11 +232,11 @@ class Model:
 
         Args:
             prompt: A text or several; None draws without one.
-            n: Images for each prompt.
+            n: Images for each prompt or label.
             steps: Moves of the path.
             guidance: Strength of classifier-free guidance; not used without a prompt.
             negative: What the images should not show.
-            y: Class label of a class-conditional model.
+            y: Class label of a class-conditional model, or several, in the place of prompts or one for each of them.
             seed: Image k of the result (prompt by prompt) uses ``seed + k``; or a list of one for each image.
             solver: A name in `SOLVERS` or a solver.
             spacing: How the steps are spread over the noise levels.
@@ -245,7 +245,7 @@ class Model:
             progress: Label of a progress bar; None is silent.
 
         Returns:
-            Images [len(prompts) * n, C, H, W] in [-1, 1], those of the first prompt first.
+            Images [prompts * n, C, H, W] in [-1, 1], those of the first prompt first.
 
         Raises:
             UserError: Bad arguments, before anything is computed.
@@ -255,17 +255,16 @@ class Model:
         if isinstance(solver, str):
             require(solver in SOLVERS, f"solver is {solver!r}; known are {', '.join(sorted(SOLVERS))}")
             solver = SOLVERS[solver]()
-        texts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        require(len(texts) > 0, "the list of prompts is empty; give at least one")
-        rows = [text for text in texts for _ in range(n)]
-        seeds = resolve_seeds(seed, len(rows))
-        self.condition(None if prompt is None else [str(text) for text in texts], y=y)  # a bad word in any prompt
+        guided = guidance if prompt is not None or negative else None
+        cond = self.condition(prompt, y=y).repeat(n)
+        uncond = self.condition(negative, y=y).repeat(n) if guided is not None else cond
+        seeds = resolve_seeds(seed, cond.rows if cond.arguments() else n)
         path = self.path(steps, spacing)
         parts = []
-        for first in range(0, len(rows), batch):
-            some = [text for text in rows[first : first + batch] if text is not None]
-            denoise = self.denoiser(some or None, negative=negative, scale=guidance, y=y, clip=clip)
-            noise = Noise(seeds[first : first + batch], self._shape(len(rows[first : first + batch])), self.device)
+        for first in range(0, len(seeds), batch):
+            some = slice(first, first + batch)
+            denoise = self.denoiser(cond[some], negative=uncond[some], scale=guided, clip=clip)
+            noise = Noise(seeds[some], self._shape(len(seeds[some])), self.device)
             parts.append(integrate(denoise, solver, path, noise(), noise=noise, progress=progress))
         return self.decode(torch.cat(parts))
 
