@@ -34,6 +34,7 @@ __all__ = [
     "EDITS",
     "IMAGE_SIZES",
     "OBJECTS",
+    "OFFSETS",
     "RELATIONS",
     "RESERVED_WORDS",
     "STYLES",
@@ -45,6 +46,7 @@ __all__ = [
     "Example",
     "Item",
     "Scene",
+    "compose",
     "is_held_out",
     "parse_caption",
     "render",
@@ -60,7 +62,7 @@ IMAGE_SIZES = (64, 32)
 SINGLE_SIZE = 40  #: longest side of the object of a single scene, in pixels
 PAIR_SIZE = 28  #: the same in a scene of two
 GRID = 4  #: centres lie on this grid, in pixels: equal sprites then give equal 4 x 4 patches
-_OFFSETS = (-8, -4, 0, 4, 8)
+OFFSETS = (-8, -4, 0, 4, 8)  #: of objects from their place, in pixels
 _NEAR, _MIDDLE, _FAR = 16, 32, 48
 #: Numbers of the random streams: part of the seed, never renumbered.
 _STREAMS: dict[Split, int] = {"train": 0, "held_out": 1}
@@ -226,13 +228,12 @@ class EmojiScenes:
         allowed = _ALLOWED[self.split][colour]
         first = draw.choose(allowed)
         styles = draw.choose(STYLES), draw.choose(STYLES)
-        across, along = draw.choose(_OFFSETS), draw.choose(_OFFSETS)
+        offsets = draw.choose(OFFSETS), draw.choose(OFFSETS)
         if not pair:
-            single = Item(object=first, style=styles[0], x=_MIDDLE + across, y=_MIDDLE + along, size=SINGLE_SIZE)
-            return Scene(items=(single,), colour=colour)
+            return compose(Description(things=((styles[0], first),), colour=colour), *offsets)
         second = draw.choose(tuple(name for name in allowed if name != first))
-        relation = draw.choose(RELATIONS)
-        return arrange((first, second), styles, colour, relation, across)
+        things = (styles[0], first), (styles[1], second)
+        return compose(Description(things=things, colour=colour, relation=draw.choose(RELATIONS)), *offsets)
 
     def scenes(self, indices: Sequence[int]) -> list[Scene]:
         """Return the scenes of these numbers."""
@@ -245,13 +246,17 @@ class EmojiScenes:
 
     def render(self, scene: Scene) -> Tensor:
         """Draw any scene at this set's size: [3, image_size, image_size], float32 in [-1, 1]."""
-        return to_images(render([scene]), self.image_size)[0]
+        return self.render_all([scene])[0]
+
+    def render_all(self, scenes: Sequence[Scene]) -> Tensor:
+        """Draw any scenes at this set's size: [B, 3, image_size, image_size], float32 in [-1, 1]."""
+        preload(SINGLE_SIZE, PAIR_SIZE)
+        return to_images(render(scenes), self.image_size)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, list[str]]:
         """Return the images [B, 3, image_size, image_size] in [-1, 1] and the captions of these scenes."""
-        preload(SINGLE_SIZE, PAIR_SIZE)
         scenes = self.scenes(indices)
-        return to_images(render(scenes), self.image_size), [scene.caption for scene in scenes]
+        return self.render_all(scenes), [scene.caption for scene in scenes]
 
     def edit_pair(self, i: int, kind: Edit) -> EditPair:
         """Return edit number ``i`` of a kind; the numbering is its own, not that of the scenes.
@@ -285,7 +290,7 @@ class EmojiScenes:
         return self._pair(kind, source, target)
 
     def _pair(self, kind: Edit, source: Scene, target: Scene) -> EditPair:
-        before, after = to_images(render([source, target]), self.image_size)
+        before, after = self.render_all([source, target])
         return EditPair(
             kind=kind,
             source=Example(image=before, caption=source.caption, scene=source),
@@ -306,16 +311,26 @@ def _swapped(scene: Scene) -> Scene:
     return Scene(items=items, colour=scene.colour, relation=_OPPOSITE[scene.relation])
 
 
-def arrange(names: tuple[str, str], styles: tuple[str, str], colour: str, relation: Relation, shift: int) -> Scene:
-    """Return the scene of two objects, the first ``relation`` the second, moved by ``shift`` across the axis."""
-    first, second = (_NEAR, _FAR) if relation in ("left of", "above") else (_FAR, _NEAR)
-    beside = relation in ("left of", "right of")
-    places = [(centre, _MIDDLE + shift) if beside else (_MIDDLE + shift, centre) for centre in (first, second)]
+def compose(description: Description, across: int, along: int = 0) -> Scene:
+    """Return the scene that a caption describes.
+
+    Args:
+        description: What the caption says.
+        across: Offset in pixels, of ``OFFSETS``: of a single object to the right, of a pair across its axis.
+        along: Offset of a single object downwards; a pair stays where it is along its axis.
+    """
+    if description.relation is None:
+        places, size = [(_MIDDLE + across, _MIDDLE + along)], SINGLE_SIZE
+    else:
+        beside = description.relation in ("left of", "right of")
+        centres = (_NEAR, _FAR) if description.relation in ("left of", "above") else (_FAR, _NEAR)
+        places = [(centre, _MIDDLE + across) if beside else (_MIDDLE + across, centre) for centre in centres]
+        size = PAIR_SIZE
     items = tuple(
-        Item(object=name, style=style, x=x, y=y, size=PAIR_SIZE)
-        for name, style, (x, y) in zip(names, styles, places, strict=True)
+        Item(object=name, style=style, x=x, y=y, size=size)
+        for (style, name), (x, y) in zip(description.things, places, strict=True)
     )
-    return Scene(items=items, colour=colour, relation=relation)
+    return Scene(items=items, colour=description.colour, relation=description.relation)
 
 
 class Draws:
