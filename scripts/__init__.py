@@ -1,0 +1,1 @@
+"""The command line: thin, and generated from the dataclasses of the library."""

@@ -16,6 +16,7 @@ import tyro
 
 from steerdiff.errors import UserError, require
 
+from .field_docs import field_docs
 from .solver_text import is_solver, solver_rule, solver_to_text
 from .suggestions import check_keys
 
@@ -28,23 +29,30 @@ _REGISTRY = tyro.constructors.ConstructorRegistry()
 _REGISTRY.primitive_rule(solver_rule)
 
 
-def parse(cls: type[T], arguments: Sequence[str], *, prog: str) -> T:
+def parse(
+    cls: type[T], arguments: Sequence[str], *, prog: str, values: Mapping[str, Any] | None = None, note: str = ""
+) -> T:
     """Return a dataclass filled from flags and from the file that ``--config`` names; flags win.
 
     Args:
         cls: Frozen dataclass; its docstring and its fields' comments are the help.
         arguments: Command line after the command.
         prog: What the help calls the command.
+        values: Fields that have other defaults here, such as a preset's.
+        note: A line more for the help.
 
     Raises:
         UserError: The file is unreadable, names an unknown field or holds a value of the wrong type.
         SystemExit: ``--help`` (0) or a bad flag (2), explained on stderr.
     """
     rest, file = _take_config(arguments)
-    values = {} if file is None else _typed(cls, read_mapping(file), file)
-    description = f"{inspect.getdoc(cls)}\n\n{_CONFIG_NOTE}"
+    defaults = {**(values or {}), **({} if file is None else _typed(cls, read_mapping(file), file))}
+    text = (inspect.getdoc(cls) or "").replace("``", "")
+    description = "\n\n".join(filter(None, [text, note, _CONFIG_NOTE]))
+    shadow = _shadow(cls)
     with _REGISTRY:
-        return tyro.cli(cls, args=rest, prog=prog, default=_default(cls, values), description=description)
+        given = tyro.cli(shadow, args=rest, prog=prog, default=_default(shadow, defaults), description=description)
+    return cls(**vars(given))
 
 
 def restore(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -97,6 +105,18 @@ def _take_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
         else:
             rest.append(item)
     return rest, file
+
+
+def _shadow(cls: type[Any]) -> type[Any]:
+    """Return ``cls`` without its checks, which would be reported as bad syntax, and with its fields' documentation."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    docs = field_docs(cls)
+    fields: list[Any] = []
+    for field in dataclasses.fields(cls):
+        hint = typing.Annotated[hints[field.name], tyro.conf.arg(help=docs.get(field.name, ""))]
+        same = dataclasses.field(default=field.default, default_factory=field.default_factory)  # type: ignore[call-overload]
+        fields.append((field.name, hint, same))
+    return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
 
 
 def _default(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from steerdiff.guidance import Model
 
-__all__ = ["Batch", "Inputs", "read_inputs", "save_batch", "sheet_path"]
+__all__ = ["FORMAT", "Batch", "Inputs", "read_inputs", "save_batch"]
 
-_FORMAT = 1
+FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,14 @@ class Batch:
 class Inputs:
     """Pictures that went in: as tensors, and where they came from."""
 
-    images: Mapping[str, Tensor] = field(default_factory=dict)  #: by the name of their flag, [1, C, H, W] in [-1, 1]
-    paths: Mapping[str, str] = field(default_factory=dict)  #: by the name of their flag
-    masks: frozenset[str] = frozenset({"mask"})  #: names whose tensors are masks in [0, 1]
+    images: Mapping[str, Tensor] = field(default_factory=dict)  #: by flag, [1, C, H, W] in [-1, 1]; "mask" in [0, 1]
+    paths: Mapping[str, str] = field(default_factory=dict)  #: by flag
 
     def to_dict(self) -> dict[str, Any]:
         """Return them for the settings, whole, so that a rerun needs no other file."""
         from steerdiff.io import embed_image
 
-        pictures = {name: image * 2 - 1 if name in self.masks else image for name, image in self.images.items()}
+        pictures = {name: image * 2 - 1 if name == "mask" else image for name, image in self.images.items()}
         return {name: {"path": self.paths.get(name), "png": embed_image(image)} for name, image in pictures.items()}
 
 
@@ -84,7 +83,7 @@ def save_batch(
 
     require(len(images) == len(paths), f"{len(images)} images for {len(paths)} paths")
     common = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "command": command,
         "options": plain(options),
         "model": {"source": options.weights, "name": model.name, "sha256": model.weights_hash},
@@ -97,8 +96,3 @@ def save_batch(
         if batch.prompts is not None:
             own["prompt"] = batch.prompts[index]  # type: ignore[assignment]
         save_image(image, path, {**common, **own})
-
-
-def sheet_path(folder: Path, stem: str) -> Path:
-    """Return where the grid of all images of a call goes."""
-    return folder / f"{stem}-grid.png"

@@ -70,8 +70,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     return 0
 
 
-def replay(settings: Mapping[str, Any], model: Model) -> Tensor:
-    """Return the image [3, H, W] that the settings describe, computed with the same neighbours."""
+def replay(settings: Mapping[str, Any], model: Model, pictures: Mapping[str, Tensor]) -> Tensor:
+    """Return the image [3, H, W] that the settings describe, computed with the same neighbours; there are no input pictures."""
     options = restore(Sample, settings["options"], "the stored settings")
     return _draw(model, options, Batch(**settings["batch"]), progress=None)[settings["index"]]
 

@@ -1,0 +1,87 @@
+"""A tiny model with random weights, saved as the library saves one, and a runner of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from steerdiff.models import TextConfig, TextToImage, UNetConfig
+from steerdiff.models.checkpoint import save_safetensors
+from steerdiff.samplers import NoiseSchedule
+from steerdiff.scripts.cli import run
+
+SIZE = 16
+WORDS = ("a", "red", "green", "cat", "apple", "on", "background")
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def steerdiff(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command line in this process, as `main` does, and return its exit code and what it printed."""
+
+    def call(*arguments: object) -> Done:
+        capsys.readouterr()
+        threads = torch.get_num_threads()
+        try:
+            code = run([str(argument) for argument in arguments])
+        except SystemExit as error:  # tyro leaves on --help and on bad flags
+            code = int(error.code or 0)
+        finally:
+            torch.set_num_threads(threads)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    return call
+
+
+def save_tiny(path: Path, seed: int = 0, *, width: int = 32) -> Path:
+    """Save a random text-to-image model of 16 x 16 pixels."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        text = TextConfig(words=WORDS, width=32, depth=1, heads=2, length=12)
+        unet = UNetConfig(
+            model_channels=width, channel_mult=(1, 1), num_res_blocks=1, attention_at=(2,), context_dim=32
+        )
+        model = TextToImage(unet, text)
+        for parameter in model.parameters():  # the last layers are zero at the start; a random model shall do something
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.5 / parameter[0].numel() ** 0.5)
+    header = {
+        "kind": "text-to-image",
+        "unet": {field: getattr(unet, field) for field in unet.__dataclass_fields__},
+        "text": {field: getattr(text, field) for field in text.__dataclass_fields__},
+        "schedule": NoiseSchedule.cosine().to_dict(),
+        "parameterization": "v",
+        "image_size": SIZE,
+    }
+    save_safetensors(path, model.state_dict(), header)
+    return path
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of the tiny model."""
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with image.png and mask.png, of other sizes than the model's."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    mask = np.zeros((40, 40), np.uint8)
+    mask[:, 20:] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    return folder
