@@ -49,9 +49,10 @@ class Condition:
         return Condition(**{name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in arguments.items()})
 
     def repeat(self, n: int) -> Condition:
-        """Follow each row by ``n - 1`` copies of itself."""
-        rows = self.expand(self.rows).arguments()
-        return Condition(**{name: tensor.repeat_interleave(n, dim=0) for name, tensor in rows.items()})
+        """Follow each row by ``n - 1`` copies of itself; a single row stands for all of them."""
+        arguments = self.arguments().items()
+        repeated = {name: t if t.shape[0] == 1 else t.repeat_interleave(n, dim=0) for name, t in arguments}
+        return Condition(**repeated)
 
     def __getitem__(self, rows: slice) -> Condition:
         """Return some of the rows; a single row stands for all of them."""

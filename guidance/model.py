@@ -73,6 +73,12 @@ class Model:
     name: str = "custom"  #: where the weights come from, for the record
     weights_hash: str | None = None  #: sha256 of the weights' file, for the record
 
+    def __post_init__(self) -> None:
+        """Check the parameterisation."""
+        known = get_args(Parameterization)
+        given = self.parameterization
+        require(given in known, f"parameterization is {given!r}; known are {', '.join(known)}")
+
     @property
     def device(self) -> torch.device:
         """Where the network is; a network without parameters runs on the CPU."""
@@ -256,9 +262,10 @@ class Model:
             require(solver in SOLVERS, f"solver is {solver!r}; known are {', '.join(sorted(SOLVERS))}")
             solver = SOLVERS[solver]()
         guided = guidance if prompt is not None or negative else None
-        cond = self.condition(prompt, y=y).repeat(n)
-        uncond = self.condition(negative, y=y).repeat(n) if guided is not None else cond
-        seeds = resolve_seeds(seed, cond.rows if cond.arguments() else n)
+        cond = self.condition(prompt, y=y)
+        uncond = cond if guided is None else self.condition(negative, y=y).repeat(n)
+        seeds = resolve_seeds(seed, cond.rows * n)
+        cond = cond.repeat(n)
         path = self.path(steps, spacing)
         parts = []
         for first in range(0, len(seeds), batch):
