@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,16 @@ def save_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
     path = Path(path)
     text = json.dumps({"format": FORMAT, **header}, sort_keys=True)
     data = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    temporary = None
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
         save_file(data, temporary, metadata={"steerdiff": text})
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise UserError(f"{path} cannot be written ({error}); check that its folder exists and has space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -151,7 +151,8 @@ def _softmax(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _injected(edit: AttentionEdit, rows: Tensor) -> Tensor:
-    return rows.index_copy(0, _index(edit.target, rows), rows[list(edit.source)])
+    injected: Tensor = rows.index_copy(0, _index(edit.target, rows), rows[list(edit.source)])
+    return injected
 
 
 def _index(rows: tuple[int, ...], like: Tensor) -> Tensor:

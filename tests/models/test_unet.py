@@ -1,0 +1,184 @@
+"""The UNet's conditions, its control argument and its errors."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from steerdiff.errors import UserError
+from steerdiff.models import AttentionEdit, Control, Taps, UNet, UNetConfig, build
+
+TEXT = UNetConfig(
+    model_channels=32,
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    attention_at=(1, 2),
+    num_heads=4,
+    scale_shift_norm=True,
+    context_dim=16,
+    unshuffle=2,
+    self_attention_at=(2,),
+)
+
+
+def filled(config: UNetConfig) -> UNet:
+    """A UNet whose zero-initialised layers are random too, so that every branch shows in the output."""
+    torch.manual_seed(0)
+    network = UNet(config).eval()
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def network() -> UNet:
+    return filled(TEXT)
+
+
+def inputs(batch: int = 2, length: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 3, 16, 16, generator=generator)
+    context = torch.randn(batch, length, 16, generator=generator)
+    return x, torch.tensor([10.0, 700.5, 3.0, 999.0][:batch]), context
+
+
+@torch.no_grad()
+def test_masked_text_has_no_influence(network):
+    x, t, context = inputs()
+    mask = torch.tensor([[True, True, True, False, False]] * 2)
+    other = context.clone()
+    other[:, 3:] += 5
+    assert torch.equal(network(x, t, context, context_mask=mask), network(x, t, other, context_mask=mask))
+    assert not torch.allclose(network(x, t, context), network(x, t, other))
+
+
+@torch.no_grad()
+def test_unshuffle_equals_a_network_on_rearranged_pixels(network):
+    x, t, context = inputs()
+    plain = UNet(dataclasses.replace(TEXT, in_channels=12, out_channels=12, unshuffle=1)).eval()
+    plain.load_state_dict(network.state_dict())
+    cells = torch.nn.functional.pixel_unshuffle(x, 2)
+    expected = torch.nn.functional.pixel_shuffle(plain(cells, t, context), 2)
+    assert torch.equal(network(x, t, context), expected)
+
+
+@torch.no_grad()
+def test_a_batch_is_its_images(network):
+    x, t, context = inputs(4)
+    together = network(x, t, context)
+    alone = torch.cat([network(x[i : i + 1], t[i : i + 1], context[i : i + 1]) for i in range(4)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_empty_control_changes_nothing_and_a_neutral_edit_nothing_but_rounding(network):
+    x, t, context = inputs()
+    plain = network(x, t, context)
+    assert torch.equal(plain, network(x, t, context, control=Control()))
+    neutral = AttentionEdit(source=(0,), target=(1,), mapper=torch.eye(5)[None], blend=torch.zeros(1, 5))
+    assert torch.allclose(plain, network(x, t, context, control=Control(edit=neutral)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_edited_row_with_the_source_s_image_and_text_stays_the_source_s(network):
+    x, t, context = inputs()
+    x, t, context = x[:1].repeat(2, 1, 1, 1), t[:1].repeat(2), context[:1].repeat(2, 1, 1)
+    edit = AttentionEdit(source=(0,), target=(1,), self_tokens=64)
+    out = network(x, t, context, control=Control(edit=edit))
+    assert torch.allclose(out[0], out[1], atol=1e-5)
+    assert torch.allclose(out, network(x, t, context), atol=1e-5)
+
+
+@torch.no_grad()
+def test_edits_change_the_target_row_and_no_other(network):
+    x, t, context = inputs(3)
+    plain = network(x, t, context)
+    for edit in (
+        AttentionEdit(source=(0,), target=(2,)),
+        AttentionEdit(source=(0,), target=(2,), blend=torch.zeros(1, 5), equalizer=torch.tensor([[1, 1, 4.0, 1, 1]])),
+        AttentionEdit(source=(0,), target=(2,), cross=False, self_tokens=16),
+    ):
+        out = network(x, t, context, control=Control(edit=edit))
+        assert torch.allclose(out[:2], plain[:2], atol=1e-5)
+        assert not torch.allclose(out[2], plain[2], atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_closed_gate_is_no_edit(network):
+    x, t, context = inputs()
+    edit = AttentionEdit(source=(0,), target=(1,), gate=torch.zeros(1, 5))
+    assert torch.allclose(network(x, t, context), network(x, t, context, control=Control(edit=edit)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_taps_keep_maps_that_sum_to_one_and_the_bottleneck(network):
+    x, t, context = inputs()
+    taps = Taps(h=True, kinds=("self", "cross"))
+    out = network(x, t, context, control=Control(taps=taps))
+    assert torch.allclose(out, network(x, t, context), atol=1e-5)
+    assert taps.bottleneck.shape == (2, 64, 4, 4)
+    kinds = [site.kind for site in taps.maps]
+    assert (
+        kinds.count("cross") == 7 and kinds.count("self") == 4
+    )  # three places on the full grid have no self-attention
+    for site, maps in taps.maps.items():
+        assert maps.shape[-1] == (5 if site.kind == "cross" else 16)
+        assert torch.allclose(maps.sum(-1), torch.ones(()), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_shift_in_h_space_is_added_after_the_middle_block(network):
+    x, t, context = inputs()
+    plain = network(x, t, context)
+    assert torch.equal(plain, network(x, t, context, control=Control(h_shift=torch.zeros(1, 64, 1, 1))))
+    assert not torch.allclose(plain, network(x, t, context, control=Control(h_shift=torch.ones(1, 64, 1, 1))))
+
+
+def test_control_that_concerns_nothing_is_an_error(network):
+    x, t, context = inputs()
+    with pytest.raises(UserError, match="touches none of this network's"):
+        network(x, t, context, control=Control(edit=AttentionEdit(source=(0,), target=(1,), cross=False)))
+    with pytest.raises(UserError, match="no attention of kind self has at most 2 cells"):
+        network(x, t, context, control=Control(taps=Taps(kinds=("self",), max_cells=2)))
+    with pytest.raises(UserError, match="pairs 1 source rows with 2 target rows"):
+        AttentionEdit(source=(0,), target=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, t, c: (x[:, :2], t, c), r"x is \[2, 2, 16, 16\]; this network takes \[B, 3, H, W\]"),
+        (lambda x, t, c: (x[..., :15], t, c), "16 x 15 pixels; both must be divisible by 4"),
+        (lambda x, t, c: (x, t, None), "needs text states"),
+        (lambda x, t, c: (x, t, c, torch.tensor([0, 1])), "takes no labels"),
+    ],
+)
+def test_wrong_inputs_are_named(network, change, message):
+    with pytest.raises(UserError, match=message):
+        network(*change(*inputs()))
+
+
+def test_wrong_configurations_are_named():
+    with pytest.raises(UserError, match="48 channels; group normalisation"):
+        UNetConfig(model_channels=48)
+    with pytest.raises(UserError, match="does not divide into 5 heads"):
+        UNet(dataclasses.replace(TEXT, num_heads=5))
+    with pytest.raises(UserError, match="'UNet2D' is not a known network"):
+        build("UNet2D", {})
+    with pytest.raises(UserError, match="modelchannels is not an argument"):
+        build("UNetModel", {"modelchannels": 32})
+
+
+def test_half_precision_weights_keep_the_dtype_of_the_input():
+    network = filled(TEXT).to(torch.bfloat16)
+    x, t, context = inputs()
+    assert network(x, t, context).dtype == torch.float32
+
+
+def test_channels_last_gives_the_same_picture(network):
+    x, t, context = inputs()
+    expected = network(x, t, context)
+    other = filled(TEXT).to(memory_format=torch.channels_last)
+    result = other(x.contiguous(memory_format=torch.channels_last), t, context)
+    assert torch.allclose(expected, result, atol=1e-4)
