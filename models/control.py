@@ -139,20 +139,19 @@ class Control:
             probabilities = probabilities.index_copy(0, _index(edit.target, q), rows.to(probabilities))
         if taps is not None:
             taps.maps[site] = probabilities
-        mixed: Tensor = probabilities @ v
-        return mixed
+        return probabilities @ v
 
 
 def _softmax(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1).to(q.dtype)
+    probabilities: Tensor = scores.softmax(dim=-1).to(q.dtype)
+    return probabilities
 
 
 def _injected(edit: AttentionEdit, rows: Tensor) -> Tensor:
-    injected: Tensor = rows.index_copy(0, _index(edit.target, rows), rows[list(edit.source)])
-    return injected
+    return rows.index_copy(0, _index(edit.target, rows), rows[list(edit.source)])
 
 
 def _index(rows: tuple[int, ...], like: Tensor) -> Tensor:
