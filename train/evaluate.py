@@ -85,7 +85,8 @@ class EmbeddedReport:
         """Return JSON-able values; each rate with its share and its 95 % interval."""
         rates = {
             part: {
-                name: {**asdict(rate), "value": rate.value, "interval": rate.interval()} for name, rate in of.items()
+                name: {**asdict(rate), "value": rate.value if rate.n else None, "interval": rate.interval()}
+                for name, rate in of.items()
             }
             for part, of in self.rates.items()
         }
