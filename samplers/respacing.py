@@ -42,7 +42,7 @@ def respaced_times(T: int, respacing: str | int) -> list[int]:
     """
     text = str(respacing).strip()
     if text.startswith("ddim"):
-        return _strided_times(T, _parse_counts(text[4:], text)[0], text)
+        return _strided_times(T, _parse_counts(text[4:], text), text)
     counts = _parse_counts(text, text)
     size, larger = divmod(T, len(counts))
     kept: list[int] = []
@@ -163,7 +163,9 @@ def _parse_counts(text: str, whole: str) -> list[int]:
     return counts
 
 
-def _strided_times(T: int, count: int, text: str) -> list[int]:
+def _strided_times(T: int, counts: list[int], text: str) -> list[int]:
+    require(len(counts) == 1, f"respacing is {text!r}; 'ddim' takes one count, such as 'ddim25'")
+    (count,) = counts
     require(1 <= count <= T, f"respacing {text!r} asks for {count} of T = {T} times; give a count from 1 to {T}")
     for stride in range(1, T + 1):
         times = range(0, T, stride)

@@ -17,6 +17,7 @@ from steerdiff.errors import UserError, require
 __all__ = ["CLEAN", "FloatArray", "Level", "NoiseSchedule"]
 
 FloatArray = npt.NDArray[np.float64]
+_SAME_TIME = 1e-9  # an inverse this close to a table entry means the entry
 _LARGEST_BETA = 0.999  # Nichol & Dhariwal 2021, section 3.2: the cosine's last beta would be 1
 
 
@@ -60,8 +61,8 @@ class NoiseSchedule:
     :meth:`cosine` or :meth:`from_betas`.
     """
 
-    betas: FloatArray  #: variance added by each training step, in (0, 1), [T]
-    recipe: Mapping[str, Any] = field(default_factory=dict, repr=False)  #: name and arguments it was made from
+    betas: FloatArray = field(repr=False)  #: variance added by each training step, in (0, 1), [T]
+    recipe: Mapping[str, Any] = field(default_factory=dict)  #: name and arguments it was made from
     alpha_bars: FloatArray = field(init=False, repr=False)  #: cumulative products of ``1 - betas``, [T]
 
     def __post_init__(self) -> None:
@@ -218,7 +219,8 @@ class NoiseSchedule:
             f"{least:.6g} to 1 (sigma from 0 to {_sigma(least):.6g})",
         )
         logs = -np.log(np.append(1.0, self.alpha_bars))
-        return float(np.interp(-math.log(max(alpha_bar, least)), logs, np.arange(-1.0, self.T)))
+        t = float(np.interp(-math.log(max(alpha_bar, least)), logs, np.arange(-1.0, self.T)))
+        return float(round(t)) if abs(t - round(t)) < _SAME_TIME else t
 
     def t_of_sigma(self, sigma: float) -> float:
         """The real time with noise-to-signal ratio ``sigma`` (Karras); UserError if the schedule does not reach it."""

@@ -1,8 +1,8 @@
 """The continuous diffusions of the score-SDE paper, and how they become levels and paths.
 
 All are linear: ``dx = drift dt + diffusion dW``, so that ``x(t)`` is normal with mean ``signal(t) x0`` and deviation
-``std(t)``, for t from 0 (the image) to 1. Solvers work in variance-preserving coordinates, ``x / scale(t)``, where every
-one of them is a row of levels.
+``std(t)``, for t from 0 (the image) to 1. Solvers work in variance-preserving coordinates, ``x / scale(t)``, where each
+of them is a row of levels.
 
 Source: Song et al. 2021 (score SDE), eq. 9-13 and appendix B-C.
 """
