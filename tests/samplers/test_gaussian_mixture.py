@@ -63,9 +63,9 @@ def test_score_of_the_mixture_is_the_gradient_of_its_log_density() -> None:
 
 
 def test_exact_flow_agrees_with_a_very_fine_solution() -> None:
-    path = even_path(2000)
+    path = even_path(1000)
     fine = integrate(ONE, Heun(), path, grid(-2.5, 2.5))
-    assert (fine - ONE.flow(grid(-2.5, 2.5), path.start, path.end)).abs().max() < 5e-6
+    assert (fine - ONE.flow(grid(-2.5, 2.5), path.start, path.end)).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=repr)
@@ -83,9 +83,8 @@ def test_inversion_then_sampling_returns_the_input_at_the_solvers_order(solver: 
     errors = []
     for n in STEPS:
         path = even_path(n)
-        errors.append(
-            float((integrate(ONE, solver, path, integrate(ONE, solver, path.inverted(), y)) - y).abs().mean())
-        )
+        noise = integrate(ONE, solver, path.inverted(), y)
+        errors.append(float((integrate(ONE, solver, path, noise) - y).abs().mean()))
     # second-order solvers gain one order on the way back: the leading error of going up is undone coming down
     assert slope(STEPS, errors) > solver.order - 0.1
     assert errors[-1] < {1: 2e-2, 2: 1e-5}[solver.order]
@@ -125,7 +124,7 @@ def sampled(solver: Solver, path: Path, denoise: Denoiser = with_half_learned_va
 
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=repr)
 def test_stochastic_solver_reaches_the_exact_distribution(solver: Solver) -> None:
-    ours = sampled(solver, Path.respaced(SCHEDULE, 1000))
+    ours = sampled(solver, Path.respaced(SCHEDULE, 500))
     assert two_sample_p(ours, TWO.draw(20_000, seed=7)) > 0.01
 
 
@@ -157,5 +156,5 @@ def test_two_sample_test_notices_too_few_steps() -> None:
 
 
 def test_time_travel_keeps_the_distribution() -> None:
-    path = Path.respaced(SCHEDULE, 250).with_jumps(10, 3)
+    path = Path.respaced(SCHEDULE, 200).with_jumps(10, 2)
     assert two_sample_p(sampled(DDPM(), path), TWO.draw(20_000, seed=7)) > 0.01
