@@ -49,7 +49,7 @@ def parse(
     defaults = {**(values or {}), **({} if file is None else _typed(cls, read_mapping(file), file))}
     text = (inspect.getdoc(cls) or "").replace("``", "")
     description = "\n\n".join(filter(None, [text, note, _CONFIG_NOTE]))
-    shadow = _shadow(cls)
+    shadow = _shadow(cls, defaults)
     with _REGISTRY:
         given = tyro.cli(shadow, args=rest, prog=prog, default=_default(shadow, defaults), description=description)
     return cls(**vars(given))
@@ -107,13 +107,16 @@ def _take_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     return rest, file
 
 
-def _shadow(cls: type[Any]) -> type[Any]:
+def _shadow(cls: type[Any], values: Mapping[str, Any]) -> type[Any]:
     """Return ``cls`` without its checks, which would be reported as bad syntax, and with its fields' documentation."""
     hints = typing.get_type_hints(cls, include_extras=True)
     docs = field_docs(cls)
     fields: list[Any] = []
     for field in dataclasses.fields(cls):
-        hint = typing.Annotated[hints[field.name], tyro.conf.arg(help=docs.get(field.name, ""))]
+        hint, value = hints[field.name], values.get(field.name)
+        if any(typing.get_origin(option) is dict for option in typing.get_args(hint)):  # tyro would make subcommands
+            hint = type(None) if field.name in values and value is None else dict[str, Any]
+        hint = typing.Annotated[hint, tyro.conf.arg(help=docs.get(field.name, "").replace("``", ""))]
         same = dataclasses.field(default=field.default, default_factory=field.default_factory)  # type: ignore[call-overload]
         fields.append((field.name, hint, same))
     return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)

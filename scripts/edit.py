@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from steerdiff.guidance import Model
 
-__all__ = ["main", "replay", "run_method"]
+__all__ = ["edit_with", "main", "method_flags", "replay", "run_method"]
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
@@ -33,24 +33,37 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 
 def run_method(name: str, arguments: Sequence[str], prog: str, *, command: str) -> tuple[list[Path], Tensor]:
-    """Parse the flags of a method, run it and save the results.
+    """Parse the flags of a method, load the model, run the method and save the results; as ``edit_with``."""
+    flags = method_flags(name, arguments, prog)
+    from steerdiff.io import ensure_writable
 
-    Returns:
-        The paths of the images, and the images [B, 3, H, W].
-    """
+    ensure_writable(flags.out)
+    return edit_with(name, flags, flags.load(), command=command)
+
+
+def method_flags(name: str, arguments: Sequence[str], prog: str) -> Any:
+    """Return the flags of a method, checked as far as can be without a model."""
     rest, label = _take_preset(arguments)
     values = {} if label is None else preset(name, label)
     note = f"Presets, by --preset NAME: {', '.join(presets_of(name))}." if presets_of(name) else ""
     flags = parse(flags_class(name), rest, prog=prog, values=values, note=note)
-    method_of(name, flags)  # finds bad values before the model is loaded
-    from steerdiff.io import ensure_writable
+    method_of(name, flags)
+    require(flags.n >= 1, f"n is {flags.n}; ask for at least one variation")
+    for picture in PICTURES:
+        path = getattr(flags, picture, None)
+        require(path is None or path.is_file(), f"{picture} is {path}, which is no file; give the path of a picture")
+    return flags
+
+
+def edit_with(name: str, flags: Any, model: Model, *, command: str) -> tuple[list[Path], Tensor]:
+    """Run a method and save the results.
+
+    Returns:
+        The paths of the images, and the images [B, 3, H, W].
+    """
     from steerdiff.samplers import resolve_seeds
 
-    require(flags.n >= 1, f"n is {flags.n}; ask for at least one variation")
     seeds = resolve_seeds(flags.seed, flags.n)
-    ensure_writable(flags.out)
-    _check_files(flags)
-    model = flags.load()
     inputs = _load(flags, model.image_size)
     images = apply(name, flags, model, inputs.images, seeds)
     stem = Path(inputs.paths.get("image", name)).stem
@@ -79,13 +92,6 @@ def _load(flags: Any, size: int) -> Inputs:
         for name, path in paths.items()
     }
     return Inputs(images=images, paths={name: str(path) for name, path in paths.items()})
-
-
-def _check_files(flags: Any) -> None:
-    """Find missing pictures before the model is loaded."""
-    for name in PICTURES:
-        path = getattr(flags, name, None)
-        require(path is None or path.is_file(), f"{name} is {path}, which is no file; give the path of a picture")
 
 
 def _take_preset(arguments: Sequence[str]) -> tuple[list[str], str | None]:

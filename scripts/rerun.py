@@ -40,6 +40,7 @@ class Rerun:
 def main(arguments: Sequence[str], prog: str) -> int:
     """Make the image again, save it, and say whether it is the same."""
     flags = parse(Rerun, arguments, prog=prog)
+    require(flags.file.exists(), f"{flags.file} does not exist")  # before PyTorch is imported
     from steerdiff.io import ensure_writable, load_image, read_settings, save_image, to_uint8
 
     settings = read_settings(flags.file)
