@@ -57,17 +57,9 @@ def build_page(title: str, intro: str, parts: Sequence[Part], footer: str) -> st
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{escape(title)}</title>"
     top = f"<h1>{escape(title)}</h1>\n<p>{escape(intro)}</p>"
     end = f"<footer>{escape(footer)}</footer>"
-    page = f"<html lang='en'>
-<head>{head}<style>{_STYLE}</style></head>
-<body>
-{top}
-{body}
-{end}
-</body>
-</html>
-"
-    return f"<!doctype html>
-{page}"
+    whole = ["<!doctype html>", "<html lang='en'>", f"<head>{head}<style>{_STYLE}</style></head>"]
+    whole += ["<body>", top, body, end, "</body>", "</html>"]
+    return "\n".join(whole) + "\n"
 
 
 def _part(part: Part) -> str:
