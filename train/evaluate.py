@@ -162,16 +162,18 @@ def evaluate_embedded(
         for part, texts in captions.items():
             sightings: list[Sighting] = []
             for start in range(0, n, batch):
-                some = texts[start : start + batch]
-                images = model.sample(some, steps=steps, guidance=guidance, seed=seed + start)
-                require(
-                    len(images) == len(some), f"{len(some)} captions gave {len(images)} images; sample one for each"
-                )
+                images = _sampled(model, texts[start : start + batch], steps, guidance, seed + start)
                 sightings += recogniser.read(images)
-                bar.update(len(some))
+                bar.update(len(images))
             score = score_pairs if part == "two objects" else score_singles
             rates[part] = score(texts, sightings)
     return EmbeddedReport(samples=n, steps=steps, guidance=guidance, seed=seed, rates=rates)
+
+
+def _sampled(model: Sampler, texts: list[str], steps: int, guidance: float, seed: int) -> Tensor:
+    images = model.sample(texts, steps=steps, guidance=guidance, seed=seed)
+    require(len(images) == len(texts), f"{len(texts)} captions gave {len(images)} images; sample one for each")
+    return images
 
 
 def score_singles(captions: Sequence[str], sightings: Sequence[Sighting]) -> dict[str, Rate]:
