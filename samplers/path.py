@@ -244,6 +244,7 @@ class Path(Sequence[Move]):
         """One move, or a part of the path with its moves numbered anew."""
         if isinstance(index, int):
             return self.moves[index]
+        require(index.step in (None, 1), f"the slice has step {index.step}; a part of a path takes every move")
         part = self.moves[index]
         require(len(part) > 0, "that part of the path has no moves")
         levels = [part[0].here, *(move.there for move in part)]
