@@ -1,0 +1,1 @@
+"""Training data and trainers, and what they share: the loop, optimisers, averages, checkpoints, distribution."""

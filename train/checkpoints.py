@@ -6,7 +6,7 @@ import logging
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -18,6 +18,15 @@ __all__ = ["Checkpoints"]
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 _log = logging.getLogger(__name__)
+
+
+def _write(contents: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(contents, file)
+    except RuntimeError as error:  # what torch makes of a full disk
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 class Checkpoints:
@@ -41,7 +50,7 @@ class Checkpoints:
         """Write the state after ``step`` steps, then delete what is older than the newest ``keep``."""
         path = self.folder / f"step-{step:08d}.pt"
         contents = {"format": FORMAT, "step": step, **state}
-        atomic_write(path, lambda file: torch.save(contents, file))
+        atomic_write(path, lambda file: _write(contents, file))
         for old in self.paths()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path

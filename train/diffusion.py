@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -30,13 +31,13 @@ from steerdiff.samplers import NoiseSchedule
 
 from .config import FIXED_FIELDS, TrainConfig, read_config
 from .data import Dataset, ImageFolder, Labels
-from .distributed import join_world
+from .distributed import World, join_world
 from .loop import Trainer, TrainResult
 from .losses import DiffusionLoss
 from .samples import SampleGrid
 from .scenes import WORDS, EmojiScenes
 
-__all__ = ["build_dataset", "build_model", "train_diffusion"]
+__all__ = ["build_dataset", "build_model", "build_trainer", "train_diffusion"]
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -92,19 +93,18 @@ def _header(config: TrainConfig, model: TextToImage | UNet, schedule: NoiseSched
         "parameterization": config.parameterization,
         "learns_variance": config.learns_variance,
         "image_size": config.image_size,
-        "training": config.to_dict(),
+        "training": {k: v for k, v in config.to_dict().items() if k not in ("folder", "init_from", "data_options")},
     }
     if isinstance(model, TextToImage):
-        text = model.text.config
-        fields = {"words": list(text.words), "width": text.width, "depth": text.depth, "heads": text.heads}
-        return {"kind": "text-to-image", **header, "text": {**fields, "length": text.length}}
+        return {"kind": "text-to-image", **header, "text": dataclasses.asdict(model.text.config)}
     return {"kind": "unet", **header}
 
 
-def _start_from(model: nn.Module, path: str) -> None:
-    """Fill ``model`` with the weights of another run."""
+def _start_from(model: nn.Module, source: str) -> None:
+    """Fill ``model`` with the averaged weights of another run, given by its folder or its weights file."""
+    path = Path(source) / "weights.safetensors" if Path(source).is_dir() else Path(source)
     read_header(path)
-    load_into(model, read_safetensors(path), path)
+    load_into(model, read_safetensors(path), str(path))
 
 
 def _check_resumed(config: TrainConfig, folder: Path) -> None:
@@ -130,46 +130,17 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> TrainResult:
-    """Train, or go on training, the run that ``config`` describes.
-
-    Args:
-        config: The settings. A resumed run may change all but those in ``FIXED_FIELDS``.
-        resume: Go on from the newest checkpoint in ``config.folder`` (from the start if there is none).
-        progress: Show a progress bar.
+def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Trainer:
+    """Return the loop over a fresh model, at step 0.
 
     Raises:
-        UserError: The folder holds a run and ``resume`` is False, or settings do not fit.
-        NonFiniteLossError: The loss is not finite any more.
+        UserError: Settings do not fit together, or the batch cannot be shared evenly.
     """
-    folder, device = Path(config.folder), _device(config.device)
-    world = join_world(device)
     require(
         config.batch_size % (world.size * config.accumulate) == 0,
         f"batch_size {config.batch_size} cannot be cut into {world.size} processes x {config.accumulate} parts",
     )
-    model = build_model(config)
-    trainer = _trainer(config, model, device, world)
-    if resume:
-        _check_resumed(config, folder)
-        trainer.resume()
-    else:
-        require(
-            not trainer.checkpoints.paths(),
-            f"{folder} already holds a training run; resume it, or choose another folder",
-        )
-    if world.leads:
-        text = json.dumps(config.to_dict(), indent=2) + "\n"
-        atomic_write(folder / "config.json", lambda file: file.write(text.encode()))
-    world.barrier()
-    try:
-        return trainer.run(progress=progress)
-    finally:
-        world.leave()
-
-
-def _trainer(config: TrainConfig, model: TextToImage | UNet, device: torch.device, world: Any) -> Trainer:
-    schedule = NoiseSchedule.from_dict(config.schedule)
+    model, schedule = build_model(config), NoiseSchedule.from_dict(config.schedule)
     if config.init_from is not None:
         _start_from(model, config.init_from)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -201,6 +172,39 @@ def _trainer(config: TrainConfig, model: TextToImage | UNet, device: torch.devic
 
     draw = SampleGrid(config, model, schedule) if config.sample_every else None
     return Trainer(config, model, loss, build_dataset(config), world, on_sample=draw, on_export=export)
+
+
+def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> TrainResult:
+    """Train, or go on training, the run that ``config`` describes.
+
+    Args:
+        config: The settings. A resumed run may change all but those in ``FIXED_FIELDS``.
+        resume: Go on from the newest checkpoint in ``config.folder`` (from the start if there is none).
+        progress: Show a progress bar.
+
+    Raises:
+        UserError: The folder holds a run and ``resume`` is False, or settings do not fit.
+        NonFiniteLossError: The loss is not finite any more.
+    """
+    folder, device = Path(config.folder), _device(config.device)
+    world = join_world(device)
+    trainer = build_trainer(config, device, world)
+    if resume:
+        _check_resumed(config, folder)
+        trainer.resume()
+    else:
+        require(
+            not trainer.checkpoints.paths(),
+            f"{folder} already holds a training run; resume it, or choose another folder",
+        )
+    if world.leads:
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        atomic_write(folder / "config.json", lambda file: file.write(text.encode()))
+    world.barrier()
+    try:
+        return trainer.run(progress=progress)
+    finally:
+        world.leave()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

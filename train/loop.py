@@ -186,7 +186,7 @@ class Trainer:
             self._sample(metrics)
 
     def _train_step(self, batch: Batch) -> None:
-        config, parts = self.config, self.config.accumulate
+        config = self.config
         torch.manual_seed(int(mix(config.seed, f"rank {self.world.rank}", [self.step])[0]))  # the model's own dropout
         factor = rate_factor(
             self.step,
@@ -198,7 +198,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-        numbers = self._backward(batch, parts)
+        numbers = self.backward(batch)
         self.world.average_gradients(self.parameters)
         limit = float("inf") if config.clip_norm is None else config.clip_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -209,7 +209,9 @@ class Trainer:
         self.ema.update(self.step)
         self.step += 1
 
-    def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Add the gradients of this process's samples, part by part; return the loss and the metrics."""
+        parts = self.config.accumulate
         share = len(batch.images) // parts
         sums: dict[str, Tensor] = {}
         bf16 = self.config.precision == "bf16"

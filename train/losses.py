@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steerdiff.errors import require
-from steerdiff.samplers import NoiseSchedule
+from steerdiff.samplers import NoiseSchedule, Prediction
+from steerdiff.samplers.variational import vlb_terms
 
 from .data import Labels
 from .randomness import SampleRandom
@@ -72,8 +73,10 @@ class DiffusionLoss:
         schedule: The noise schedule.
         condition: Turns captions or classes into the model's other arguments.
         parameterization: What the model predicts.
-        learns_variance: The output has 2C channels; the second half interpolates the log variance.
-        rescales_vlb: The variational term is multiplied by T / 1000 (improved-diffusion's default).
+        learns_variance: The output has 2C channels; the second half interpolates the log variance. The hybrid loss
+            adds the variational term, in bits per dimension, which trains the variance alone (Nichol & Dhariwal 2021,
+            section 3.1). guided-diffusion adds it as it is.
+        rescales_vlb: The variational term is multiplied by T / 1000, as improved-diffusion does by default.
         min_snr: Gamma of the loss weights; None for plain mean squared error.
         dropout: Chance that a caption becomes the empty one.
         strata: Sample i draws its time from part ``i mod strata`` of [0, T); 1: anywhere.
@@ -135,5 +138,20 @@ class DiffusionLoss:
         loss = (self._weights[t].to(device) * squared).mean()
         metrics = {"mse": squared.mean().detach()}
         if self.learns_variance:
-            raise NotImplementedError
+            vlb = self._variational(output, x0, x, t.to(device), signal, noise).mean()
+            metrics["vlb"] = vlb.detach()
+            loss = loss + self.vlb_scale * vlb
         return loss, metrics
+
+    def _variational(self, output: Tensor, x0: Tensor, x: Tensor, t: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+        """Return the bound's term of each sample in bits per dimension [B]; only the variance gets a gradient."""
+        mean, fraction = output.chunk(2, dim=1)
+        mean = mean.detach()
+        if self.parameterization == "eps":
+            predicted, eps = (x - noise * mean) / signal, mean
+        elif self.parameterization == "x0":
+            predicted, eps = mean, (x - signal * mean) / noise
+        else:
+            predicted, eps = signal * x - noise * mean, noise * x + signal * mean
+        prediction = Prediction(x0=predicted, eps=eps, log_variance_fraction=fraction)
+        return vlb_terms(self.schedule, prediction, x0, x, t)

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import steerdiff.train.diffusion as diffusion
+from steerdiff.errors import UserError
+from steerdiff.io import load_image, read_settings
+from steerdiff.models import read_header, read_safetensors
+from steerdiff.train.config import TrainConfig
+from steerdiff.train.data import Dataset, ImageFolder, Labels
+from steerdiff.train.diffusion import build_model, build_trainer, train_diffusion
+from steerdiff.train.distributed import World
+from steerdiff.train.loop import NonFiniteLossError
+from steerdiff.train.losses import Batch
+from steerdiff.train.randomness import SampleRandom
+
+from .runs import WORDS, curve, same, state_of, tiny_config
+
+
+def train(config: TrainConfig, **options: Any) -> dict[str, Any]:
+    result = train_diffusion(config, progress=False, **options)
+    assert result.completed and result.step == config.steps
+    return state_of(config)
+
+
+class Hooked:
+    """A data set that does something when the samples of a step are asked for."""
+
+    def __init__(self, data: Dataset, config: TrainConfig, hook: Callable[[int, Tensor], None]) -> None:
+        self.data, self.batch_size, self.hook = data, config.batch_size, hook
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Labels]:
+        images, labels = self.data.batch(indices)
+        self.hook(indices[0] // self.batch_size, images)
+        return images, labels
+
+
+def hook_data(monkeypatch: pytest.MonkeyPatch, hook: Callable[[int, Tensor], None]) -> None:
+    build = diffusion.build_dataset
+    monkeypatch.setattr(diffusion, "build_dataset", lambda config: Hooked(build(config), config, hook))
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, steps=24, batch_size=8, log_every=8)
+    train(config)
+    losses = [float(row[1]) for row in curve(config)[1:]]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_a_run_leaves_the_documented_files(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, sample_every=2, sample_prompts=("red thing", ""), sample_steps=2, tensorboard=True)
+    train(config)
+    run = Path(config.folder)
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.json", "metrics.csv", "checkpoints", "samples", "weights.safetensors", "tensorboard"}
+    assert TrainConfig.from_dict(json.loads((run / "config.json").read_text())).to_dict() == config.to_dict()
+    assert read_settings(run / "samples" / "step-00000004.png")["prompts"] == ["red thing", ""]
+    assert load_image(run / "samples" / "step-00000002.png").shape == (1, 3, 12, 22)
+    assert [row[0] for row in curve(config)] == ["step", "1", "2", "3", "4"]
+
+
+def test_exported_weights_are_the_average_and_load(tmp_path: Path) -> None:
+    import steerdiff
+
+    config = tiny_config(tmp_path)
+    state = train(config)
+    path = Path(config.folder) / "weights.safetensors"
+    assert same(read_safetensors(path), state["ema"]) and not same(state["ema"], state["model"])
+    header = read_header(path)
+    assert header["kind"] == "text-to-image" and header["step"] == 4 and header["image_size"] == 8
+    assert str(tmp_path) not in json.dumps(header)
+    model = steerdiff.load(config.folder)
+    assert model.schedule.T == 100 and model.parameterization == "v"
+    assert model.sample("red thing", steps=2).shape == (1, 3, 8, 8)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = tiny_config(tmp_path, "whole", steps=7, log_every=2, checkpoint_every=3)
+    parts = dataclasses.replace(whole, folder=str(tmp_path / "parts"))
+    expected = train(whole)
+    for steps in (3, 5):
+        train(dataclasses.replace(parts, steps=steps), resume=True)
+    actual = train(parts, resume=True)
+    assert same(actual["model"], expected["model"]) and same(actual["ema"], expected["ema"])
+    assert curve(parts) == curve(whole)
+
+
+def test_accumulated_parts_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
+    gradients = []
+    for parts in (1, 4):
+        config = tiny_config(tmp_path, f"{parts}", accumulate=parts)
+        trainer = build_trainer(config, torch.device("cpu"), World())
+        trainer.backward(Batch(*trainer.dataset.batch(range(4)), SampleRandom(0, range(4))))
+        gradients.append([p.grad for p in trainer.parameters])
+    for whole, summed in zip(*gradients, strict=True):
+        assert whole is not None and summed is not None
+        assert (whole - summed).abs().max() <= 1e-5 * whole.abs().max() + 1e-8  # the order of the float32 sums
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    config = tiny_config(tmp_path, steps=6, checkpoint_every=100)
+    expected = train(dataclasses.replace(config, folder=str(tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        hook_data(patch, lambda step, images: signal.raise_signal(number) if step == 2 else None)
+        before = signal.getsignal(number)
+        result = train_diffusion(config, progress=False)
+        assert signal.getsignal(number) is before
+    assert not result.completed and result.step == 3 and state_of(config)["step"] == 3
+    assert same(train(config, resume=True)["model"], expected["model"])
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def twice(step: int, images: Tensor) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    hook_data(monkeypatch, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train_diffusion(tiny_config(tmp_path), progress=False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(step: int, images: Tensor) -> None:
+        images *= float("nan") if step == 3 else 1.0
+
+    config = tiny_config(tmp_path, steps=6, checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        hook_data(patch, spoil)
+        with pytest.raises(NonFiniteLossError, match="loss is nan at step 3; the checkpoints in .* resume with"):
+            train_diffusion(config, progress=False)
+    state = state_of(config)
+    assert state["step"] == 2 and all(weight.isfinite().all() for weight in state["model"].values())
+    train(config, resume=True)
+
+
+def test_a_started_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    train(config)
+    with pytest.raises(UserError, match="already holds a training run; resume it"):
+        train_diffusion(config)
+    with pytest.raises(UserError, match="was started with other parameterization, seed"):
+        train_diffusion(dataclasses.replace(config, parameterization="eps", seed=1), resume=True)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    state, rows = train(config), curve(config)
+    assert same(train(config, resume=True)["model"], state["model"]) and curve(config) == rows
+
+
+def test_a_run_starts_from_the_average_of_another(tmp_path: Path) -> None:
+    first = tiny_config(tmp_path)
+    average = train(first)["ema"]
+    second = dataclasses.replace(first, folder=str(tmp_path / "second"), init_from=first.folder, steps=1, seed=9)
+    slow = dataclasses.replace(second, learning_rate=1e-30)
+    for name, weight in train(slow)["model"].items():
+        torch.testing.assert_close(weight, average[name])
+    other = dataclasses.replace(second, folder=str(tmp_path / "third"), text={"words": WORDS, "width": 32, "length": 5})
+    with pytest.raises(UserError, match="does not fit this architecture"):
+        train_diffusion(other)
+
+
+def test_adm_recipe_trains_classes_with_a_learned_variance(tmp_path: Path) -> None:
+    config = tiny_config(
+        tmp_path,
+        text=None,
+        unet={
+            "model_channels": 32,
+            "channel_mult": (1, 2),
+            "num_res_blocks": 1,
+            "attention_at": (2,),
+            "num_classes": 3,
+        },
+        parameterization="eps",
+        learns_variance=True,
+        min_snr=None,
+        optimizer="adamw",
+        schedule={"name": "linear", "T": 1000},
+        times="uniform",
+        sample_every=4,
+        sample_prompts=("0", "2"),
+        sample_steps=2,
+    )
+    config = dataclasses.replace(config, data_options={**config.data_options, "labels": "class"})
+    train(config)
+    assert curve(config)[0] == ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
+    header = read_header(Path(config.folder) / "weights.safetensors")
+    assert header["kind"] == "unet" and header["unet"]["out_channels"] == 6 and header["learns_variance"]
+    assert (Path(config.folder) / "samples" / "step-00000004.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_options": {"pathh": "x"}}, r"data_options \['pathh'\] do not fit folder"),
+        ({"unet": {"width": 3}}, "unet has unknown settings width"),
+        ({"text": None}, None),
+        ({"sample_every": 1}, "sample_prompts is empty"),
+        ({"sample_every": 1, "sample_prompts": ("reed",)}, "nearest: red"),
+        ({"schedule": {"name": "cosin"}}, "schedule name is 'cosin'"),
+        ({"data_options": {"labels": "none"}}, "the data has no captions"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, Any], message: str | None) -> None:
+    config = tiny_config(tmp_path)
+    if changes.get("data_options", {}).get("labels"):
+        changes = {"data_options": {**config.data_options, **changes["data_options"]}}
+    config = dataclasses.replace(config, **changes)
+    if message is None:
+        train(config)
+    else:
+        with pytest.raises(UserError, match=message):
+            train_diffusion(config, progress=False)
+
+
+def test_emoji_scenes_bring_their_own_words(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, data="emoji-scenes", data_options={"pairs": 0.0}, image_size=32, text={"width": 16})
+    unet = {**config.unet, "unshuffle": 4}
+    train(dataclasses.replace(config, unet=unet, steps=1, batch_size=2))
+
+
+def test_the_bar_shows_throughput_and_waiting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_diffusion(tiny_config(tmp_path, log_every=4))
+    assert "images/s, waits for data" in capsys.readouterr().err
+
+
+def test_the_folder_data_set_is_the_one_asked_for(tmp_path: Path) -> None:
+    data = diffusion.build_dataset(tiny_config(tmp_path, seed=3))
+    assert isinstance(data, ImageFolder) and data.seed == 3 and data.image_size == 8
+
+
+def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
+    models = [build_model(tiny_config(tmp_path, seed=seed)).state_dict() for seed in (0, 0, 1)]
+    assert same(models[0], models[1]) and not same(models[0], models[2])

@@ -1,0 +1,41 @@
+"""A run that is killed at random moments ends like one that is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steerdiff.train.config import TrainConfig
+
+from .runs import curve, same, state_of, tiny_config
+
+WORKER = Path(__file__).with_name("kill_worker.py")
+
+
+def finish(config: TrainConfig, file: Path, most_deaths: int) -> int:
+    """Train to the end in other processes; return how many of them were killed on the way."""
+    file.write_text(json.dumps(config.to_dict()))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WORKER), str(file), str(most_deaths)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    # A row every step and a checkpoint every other, so that kills also meet files that are being written.
+    whole = tiny_config(tmp_path, "whole", steps=30, checkpoint_every=2, keep_checkpoints=2, batch_size=2)
+    killed = dataclasses.replace(whole, folder=str(tmp_path / "killed"))
+    assert finish(whole, tmp_path / "whole.json", 0) == 0
+    assert finish(killed, tmp_path / "killed.json", 5) >= 3
+    expected, actual = state_of(whole), state_of(killed)
+    assert same(actual["model"], expected["model"]) and same(actual["ema"], expected["ema"])
+    assert curve(killed) == curve(whole) and len(curve(whole)) == 31
