@@ -8,8 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from steerdiff.errors import require
-
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser
@@ -34,7 +32,6 @@ class EulerMaruyama:
         check_goes_down("Euler-Maruyama", move, "invert with DDIM(eta=0), Euler or Heun")
         check_has_signal("Euler-Maruyama", move)
         a, b = move.here.alpha_bar, move.there.alpha_bar
-        require(not move.here.clean, "Euler-Maruyama cannot start at the clean image; start at a level with noise")
         prediction = denoise(x, move.here).with_score(a)
         if move.there.clean:
             return Step(prediction.x0, prediction)

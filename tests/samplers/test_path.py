@@ -128,7 +128,7 @@ def test_t0_is_the_share_of_the_trained_times(t0: float, start: int, moves: int)
 def test_t0_takes_the_nearest_level_of_a_shorter_path() -> None:
     assert Path.spaced(LINEAR, 50, "trailing").from_t0(0.5).start.t == 499
     assert Path.respaced(LINEAR, "250").from_t0(0.3).start.t == 297  # 299 lies between 297 and 301
-    assert Path.spaced(NoiseSchedule.linear(4), 2).from_t0(0.5).start.t == 0  # 1 lies between 0 and 2
+    assert Path.spaced(NoiseSchedule.from_betas([0.1] * 4), 2).from_t0(0.5).start.t == 0  # 1 lies between 0 and 2
 
 
 def test_from_level_counts_respaced_times_from_below_and_numbers_moves_anew() -> None:
