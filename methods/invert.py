@@ -76,7 +76,7 @@ class DDIMInversion:
     fixed_point: int = 0  #: network calls of an implicit step up; 0 is the explicit step of the paper
     guidance: float = 1.0  #: classifier-free guidance on the way back, used only with a prompt
     invert_guidance: float = 1.0  #: the same on the way up; above 1 the round trip degrades
-    clip: ClipPolicy = "none"  #: of x0; anything else makes the map not injective and the round trip stalls
+    clip: ClipPolicy = "none"  #: of x0; published inversions do not clip, for it bends the flow that is inverted
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -1,0 +1,229 @@
+"""What holds for all methods: every field matters, an image does not depend on its batch, bad input is named first."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from steerdiff import UserError
+from steerdiff.guidance import Model
+from steerdiff.methods import ILVR, METHODS, DDIMInversion, RePaint, SDEdit
+from steerdiff.samplers import DDIM, DDPM, Interrupted, NoiseSchedule
+
+from ..guidance.toys import Recording, formula_model, half_mask, pictures, tiny_text_model
+
+SIZE = 8
+#: Settings that finish in a blink and in which every field has something to do.
+SMALL: dict[str, Any] = {
+    "ilvr": ILVR(downsample=4, range_t=1, steps=4),
+    "sdedit": SDEdit(t0=0.5, repeats=2, steps=6),
+    "repaint": RePaint(steps=5, jump_length=1, jump_n_sample=2),
+    "invert": DDIMInversion(steps=4, t0=0.8, guidance=2.0),
+}
+#: Another value for every field.
+FLIPS: dict[str, dict[str, Any]] = {
+    "ilvr": {
+        "downsample": 2,
+        "range_t": 2,
+        "steps": 7,
+        "kernel": "box",
+        "reference_level": "official",
+        "final_projection": True,
+        "solver": DDIM(eta=0.5),
+        "clip": "none",
+        "guidance": 9.0,
+    },
+    "sdedit": {
+        "t0": 0.75,
+        "repeats": 1,
+        "steps": 7,
+        "official": True,
+        "solver": DDPM(variance="fixed_large"),
+        "clip": "clip",
+        "guidance": 9.0,
+    },
+    "repaint": {
+        "steps": 7,
+        "jump_length": 2,
+        "jump_n_sample": 3,
+        "start_resampling": 3,
+        "merge": "official",
+        "solver": DDIM(eta=0.5),
+        "clip": "none",
+        "guidance": 9.0,
+    },
+    "invert": {
+        "steps": 5,
+        "t0": 1.0,
+        "spacing": "trailing",
+        "fixed_point": 3,
+        "guidance": 9.0,
+        "invert_guidance": 3.0,
+        "clip": "clip",
+    },
+}
+MASKED = ("sdedit", "repaint")
+EVERY = pytest.mark.parametrize("name", sorted(METHODS))
+
+
+def run(name: str, method: Any, model: Model, image: Tensor, **arguments: Any) -> Tensor:
+    if name in MASKED:
+        arguments.setdefault("mask", half_mask(SIZE))
+    result: Tensor = method(model, image, **arguments)
+    return result
+
+
+@EVERY
+def test_every_field_of_every_method_changes_the_result(name: str) -> None:
+    fields = {field.name for field in dataclasses.fields(METHODS[name])}
+    assert fields == set(FLIPS[name])
+    model, image = tiny_text_model(), pictures(1, SIZE) * 0.9
+    base = run(name, SMALL[name], model, image, prompt="a cat")
+    assert torch.equal(run(name, SMALL[name], model, image, prompt="a cat"), base)
+    idle = []
+    for field, value in FLIPS[name].items():
+        assert value != getattr(SMALL[name], field), f"{field} is not flipped"
+        if torch.equal(
+            run(name, dataclasses.replace(SMALL[name], **{field: value}), model, image, prompt="a cat"), base
+        ):
+            idle.append(field)
+    assert idle == []
+
+
+@EVERY
+def test_prompt_negative_and_seed_change_the_result(name: str) -> None:
+    model, image = tiny_text_model(), pictures(1, SIZE) * 0.9
+    base = run(name, SMALL[name], model, image, prompt="a cat")
+    assert not torch.equal(run(name, SMALL[name], model, image, prompt="a dog"), base)
+    assert not torch.equal(run(name, SMALL[name], model, image, prompt="a cat", negative="a dog"), base)
+    assert not torch.equal(run(name, SMALL[name], model, image), base)
+    other = run(name, SMALL[name], model, image, prompt="a cat", seed=1)
+    assert torch.equal(other, base) == (name == "invert")  # inversion is deterministic
+
+
+@EVERY
+def test_image_k_of_a_batch_is_image_k_alone_in_every_method(name: str) -> None:
+    model, images = tiny_text_model(), pictures(3, SIZE) * 0.9
+    prompts = ["a cat", "a dog", "a red cat"]
+    masks = torch.cat([half_mask(SIZE), 1 - half_mask(SIZE), half_mask(SIZE)])
+    masked = name in MASKED
+    together = run(name, SMALL[name], model, images, prompt=prompts, seed=4, **({"mask": masks} if masked else {}))
+    for k in range(3):
+        mask = {"mask": masks[k : k + 1]} if masked else {}
+        alone = run(name, SMALL[name], model, images[k : k + 1], prompt=prompts[k], seed=4 + k, **mask)
+        torch.testing.assert_close(together[k : k + 1], alone, rtol=0, atol=2e-5)  # float32 sums in another order
+
+
+@EVERY
+def test_a_model_without_text_works_in_every_method(name: str) -> None:
+    model = formula_model(lambda x, t: 0.6 * x, SIZE, NoiseSchedule.linear(100), name="plain")
+    image = pictures(2, SIZE)
+    assert run(name, SMALL[name], model, image).shape == image.shape
+    with pytest.raises(UserError, match="plain has no text encoder; leave the prompt out"):
+        run(name, SMALL[name], model, image, prompt="a cat")
+
+
+@EVERY
+def test_a_class_conditional_model_takes_its_labels_as_a_condition(name: str) -> None:
+    def eps(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return x * 0.1 * y.reshape(-1, 1, 1, 1)
+
+    model = formula_model(eps, SIZE, NoiseSchedule.linear(100), num_classes=10)
+    image = pictures(1, SIZE)
+    two, seven = (run(name, SMALL[name], model, image, prompt=model.condition(y=y)) for y in (2, 7))
+    assert not torch.equal(two, seven)
+
+
+BAD_INPUT: list[tuple[dict[str, Any], str]] = [
+    ({"image": torch.zeros(1, 3, SIZE, 7)}, r"image is \[1, 3, 8, 7\]; expected \[B, 3, 8, 8\]"),
+    ({"image": torch.zeros(1, 4, SIZE, SIZE)}, r"image is \[1, 4, 8, 8\]; expected \[B, 3, 8, 8\]"),
+    ({"image": torch.full((1, 3, SIZE, SIZE), float("inf"))}, "image has 192 values that are NaN or infinite"),
+    ({"mask": torch.zeros(1, 1, 4, 4)}, r"mask is \[1, 1, 4, 4\]; expected \[B, 1, 8, 8\]"),
+    ({"mask": torch.full((1, 1, SIZE, SIZE), 0.3)}, "mask has 64 values that are neither 0 nor 1"),
+    ({"mask": torch.zeros(3, 1, SIZE, SIZE)}, "3 masks were given for 1 images; give one, or one for each image"),
+    ({"prompt": "a blorp"}, "does not know: 'blorp'"),
+    ({"prompt": "a a a a a"}, "has 5 words; this model reads at most 4"),
+    ({"seed": [1, 2]}, "2 seeds for 1 images"),
+    ({"seed": -1}, r"seed is -1; it must be an integer in \[0, 2\*\*63\)"),
+]
+TAKEN = [
+    (name, *case)
+    for name in sorted(METHODS)
+    for case in BAD_INPUT
+    if (name in MASKED or "mask" not in case[0]) and (name != "invert" or "seed" not in case[0])
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), TAKEN)
+def test_bad_input_is_an_error_before_the_network_is_called(name: str, change: dict[str, Any], message: str) -> None:
+    network = Recording(tiny_text_model().network)
+    arguments = {"image": pictures(1, SIZE), "prompt": "a cat", **change}
+    with pytest.raises(UserError, match=message):
+        run(name, SMALL[name], tiny_text_model(network=network), **arguments)
+    assert network.rows == []
+
+
+@EVERY
+@pytest.mark.parametrize("steps", [0, 101, "", "ddim33"])
+def test_impossible_steps_are_an_error_in_every_method(name: str, steps: int | str) -> None:
+    method = dataclasses.replace(SMALL[name], steps=steps)
+    with pytest.raises(UserError):
+        run(name, method, tiny_text_model(), pictures(1, SIZE))
+
+
+@EVERY
+def test_a_network_that_breaks_names_the_step_in_every_method(name: str) -> None:
+    def breaks(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where(t.reshape(-1, 1, 1, 1) > 45, x, torch.nan)
+
+    model = formula_model(breaks, SIZE, NoiseSchedule.linear(100))
+    with pytest.raises(UserError, match=r"no longer finite after step \d+ of \d+"):
+        run(name, SMALL[name], model, pictures(1, SIZE))
+
+
+@EVERY
+def test_ctrl_c_leaves_every_method_with_the_image_so_far(name: str) -> None:
+    calls = Recording(lambda x, t: 0.6 * x)
+
+    def stops(x: Tensor, t: Tensor) -> Tensor:
+        if len(calls.rows) == 1:
+            raise KeyboardInterrupt
+        return calls(x, t)
+
+    model = formula_model(stops, SIZE, NoiseSchedule.linear(100))
+    with pytest.raises(Interrupted) as error:
+        run(name, SMALL[name], model, pictures(1, SIZE))
+    assert error.value.index >= 1 and error.value.x.shape == (1, 3, SIZE, SIZE)
+
+
+@EVERY
+def test_the_presets_are_settings_of_their_method_and_the_defaults_are_one(name: str) -> None:
+    presets = sys.modules[METHODS[name].__module__].PRESETS
+    assert all(isinstance(preset, METHODS[name]) for preset in presets.values())
+    assert METHODS[name]() in presets.values()
+    assert len(set(presets.values())) == len(presets)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ILVR(range_t=-1), "range_t is -1; it must be at least 0"),
+        (lambda: ILVR(reference_level="both"), "reference_level is 'both'; known are"),
+        (lambda: SDEdit(t0=1.5), r"t0 is 1.5; it must lie in \[0, 1\]"),
+        (lambda: SDEdit(repeats=0), "repeats is 0; it must be at least 1"),
+        (lambda: RePaint(jump_length=0), "jump_length is 0; it must be at least 1"),
+        (lambda: RePaint(jump_n_sample=0), "jump_n_sample is 0; it must be at least 1"),
+        (lambda: RePaint(merge="late"), "merge is 'late'; known are"),
+        (lambda: DDIMInversion(t0=0), r"t0 is 0; it must lie in \(0, 1\]"),
+        (lambda: DDIMInversion(fixed_point=-1), "fixed_point is -1; give a number of iterations"),
+    ],
+)
+def test_a_setting_out_of_range_is_an_error_when_it_is_made(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
