@@ -14,8 +14,9 @@ from .muon import Muon
 
 __all__ = ["make_optimizers", "rate_factor"]
 
-_OUTER_LAYERS = re.compile(r"(^|\.)(input_blocks\.0\.0|conv_in|out\.2|conv_out)\.weight$")
-"""First and last layer of a UNet, whose rows or columns are pixels."""
+_NOT_FOR_MUON = re.compile(r"(^|\.)(input_blocks\.0\.0|conv_in|out\.2|conv_out|time_embed\.\d|emb_layers\.\d)\.weight$")
+"""First and last layer of a UNet, whose rows or columns are pixels, and the layers that carry time, which are wide but
+simple: to make them orthogonal would cost as much as all others together."""
 
 
 def _for_muon(model: nn.Module) -> set[str]:
@@ -25,7 +26,7 @@ def _for_muon(model: nn.Module) -> set[str]:
     for prefix, module in model.named_modules():
         if isinstance(module, layers):
             for name, parameter in module.named_parameters(prefix, recurse=False):
-                if parameter.ndim >= 2 and not _OUTER_LAYERS.search(name):
+                if parameter.ndim >= 2 and not _NOT_FOR_MUON.search(name):
                     names.add(name)
     return names
 
