@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from steerdiff._version import __version__
@@ -15,7 +15,7 @@ from steerdiff.errors import UserError
 
 from .suggestions import closest
 
-__all__ = ["COMMANDS", "Command", "main", "run"]
+__all__ = ["COMMANDS", "Command", "guarded", "main", "run"]
 
 
 class Command(NamedTuple):
@@ -48,10 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. A bug still gives a traceback; so does STEERDIFF_TRACEBACK=1."""
+    """Run one command and return its exit code."""
+    return guarded(lambda: _dispatch(list(arguments)))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Call ``command`` and return its exit code; what a user or the machine did wrong becomes one line on stderr.
+
+    A bug still gives a traceback, and with STEERDIFF_TRACEBACK=1 everything does.
+    """
     warnings.showwarning = _show_warning
     try:
-        return _dispatch(list(arguments))
+        return command()
     except KeyboardInterrupt:
         return _explain("interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away

@@ -45,14 +45,15 @@ def steerdiff(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     return call
 
 
-def save_tiny(path: Path, seed: int = 0, *, width: int = 32) -> Path:
-    """Save a random text-to-image model of 16 x 16 pixels."""
+def save_tiny(
+    path: Path, seed: int = 0, *, words: tuple[str, ...] = WORDS, image_size: int = SIZE, unshuffle: int = 1
+) -> Path:
+    """Save a small random text-to-image model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text = TextConfig(words=WORDS, width=32, depth=1, heads=2, length=12)
-        unet = UNetConfig(
-            model_channels=width, channel_mult=(1, 1), num_res_blocks=1, attention_at=(2,), context_dim=32
-        )
+        text = TextConfig(words=words, width=32, depth=1, heads=2, length=24)
+        shape = {"model_channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1, "attention_at": (2,)}
+        unet = UNetConfig(**shape, context_dim=32, unshuffle=unshuffle)
         model = TextToImage(unet, text)
         for parameter in model.parameters():  # the last layers are zero at the start; a random model shall do something
             if parameter.ndim > 1:
@@ -63,7 +64,7 @@ def save_tiny(path: Path, seed: int = 0, *, width: int = 32) -> Path:
         "text": {field: getattr(text, field) for field in text.__dataclass_fields__},
         "schedule": NoiseSchedule.cosine().to_dict(),
         "parameterization": "v",
-        "image_size": SIZE,
+        "image_size": image_size,
     }
     save_safetensors(path, model.state_dict(), header)
     return path

@@ -1,0 +1,146 @@
+"""``make assets``: remake all that depends on the shipped weights, in order, and record the hashes.
+
+Run in a checkout: ``python -m steerdiff.scripts.assets``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steerdiff.errors import UserError, require
+
+from .arguments import parse
+
+__all__ = ["HASHES", "STEPS", "Assets", "Stage", "main", "stale"]
+
+#: Where the hashes are recorded, from the root of the repository.
+HASHES = Path("assets/hashes.json")
+
+_BASE = Path("assets/weights/emoji64.safetensors")
+_RECOGNISER = Path("assets/weights/recogniser.safetensors")
+_ART = Path("assets/emoji/index.json")
+_RESULTS = Path("docs/results")
+_GALLERY = Path("docs/gallery.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assets:
+    """Remake what depends on the shipped weights: only what is missing or made from other files than those of now."""
+
+    root: Path = Path()  #: the checkout
+    force: bool = False  #: remake everything
+    check: bool = False  #: make nothing; name what is stale and leave with 1 if anything is
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One thing to make: from which files, into which files, and how."""
+
+    inputs: tuple[Path, ...]  #: a change of any of them makes the outputs stale
+    outputs: tuple[Path, ...]
+    make: Callable[[Path], None]  #: called with the root
+
+
+def _recogniser(root: Path) -> None:
+    _steerdiff("train", "recogniser", "--out", root / _RECOGNISER)
+
+
+def _evaluation(root: Path) -> None:
+    _steerdiff("evaluate", "embedded", "--weights", root / _BASE, "--out", root / _RESULTS)
+
+
+def _gallery(root: Path) -> None:
+    from steerdiff.io import atomic_write
+
+    _steerdiff("demo", "--out", root / "out/demo")
+    picture = (root / "out/demo/gallery.png").read_bytes()
+    atomic_write(root / _GALLERY, lambda file: file.write(picture))
+
+
+#: In order: a stage may use what those before it make. The base weights come from `steerdiff train diffusion`.
+STEPS: dict[str, Stage] = {
+    "recogniser": Stage(inputs=(_ART,), outputs=(_RECOGNISER,), make=_recogniser),
+    "evaluation": Stage(
+        inputs=(_BASE, _RECOGNISER), outputs=(_RESULTS / "embedded.json", _RESULTS / "embedded.md"), make=_evaluation
+    ),
+    "gallery": Stage(inputs=(_BASE,), outputs=(_GALLERY,), make=_gallery),
+}
+
+
+def main(arguments: Sequence[str], prog: str = "make assets") -> int:
+    """Bring everything up to date."""
+    flags = parse(Assets, arguments, prog=prog)
+    require((flags.root / "setup.py").is_file(), f"{flags.root.resolve()} is no checkout; run this in one")
+    if flags.check:
+        old = [f"{name}: {reason}" for name, reason in stale(flags.root).items()]
+        print("\n".join(old) or "everything is up to date")
+        return int(bool(old))
+    for name, stage in STEPS.items():
+        reason = "forced" if flags.force else stale(flags.root).get(name)
+        if reason is None:
+            print(f"{name}: up to date")
+            continue
+        print(f"{name}: {reason}; making it")
+        missing = [str(path) for path in stage.inputs if not (flags.root / path).is_file()]
+        require(not missing, f"{name} needs {', '.join(missing)}; train it or fetch it first")
+        stage.make(flags.root)
+        _record(flags.root, name, stage)
+    return 0
+
+
+def stale(root: Path) -> dict[str, str]:
+    """Return the stages whose outputs are missing, changed by hand or made from other inputs, each with the reason."""
+    recorded = _read(root)
+    reasons = {}
+    for name, stage in STEPS.items():
+        known = recorded.get(name, {})
+        changed = [path for path in stage.inputs if known.get("inputs", {}).get(str(path)) != _hash(root / path)]
+        edited = [path for path in stage.outputs if known.get("outputs", {}).get(str(path)) != _hash(root / path)]
+        if not known:
+            reasons[name] = "never made"
+        elif changed or edited:
+            reasons[name] = f"{', '.join(str(path) for path in [*changed, *edited])} changed"
+    return reasons
+
+
+def _record(root: Path, name: str, stage: Stage) -> None:
+    from steerdiff.io import atomic_write
+
+    recorded = _read(root)
+    recorded[name] = {
+        "inputs": {str(path): _hash(root / path) for path in stage.inputs},
+        "outputs": {str(path): _hash(root / path) for path in stage.outputs},
+    }
+    text = json.dumps(recorded, indent=2, sort_keys=True) + "\n"
+    atomic_write(root / HASHES, lambda file: file.write(text.encode()))
+
+
+def _read(root: Path) -> dict[str, Any]:
+    path = root / HASHES
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _hash(path: Path) -> str | None:
+    from steerdiff.models.checkpoint import file_hash
+
+    return file_hash(path) if path.is_file() else None
+
+
+def _steerdiff(*arguments: object) -> None:
+    """Run a command of the library in this process."""
+    from .cli import run
+
+    code = run([str(argument) for argument in arguments])
+    if code:
+        raise UserError(f"steerdiff {arguments[0]} left with {code}; nothing was recorded")
+
+
+if __name__ == "__main__":
+    from .cli import guarded
+
+    sys.exit(guarded(lambda: main(sys.argv[1:])))
