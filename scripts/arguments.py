@@ -117,7 +117,7 @@ def _shadow(cls: type[Any], values: Mapping[str, Any]) -> type[Any]:
         if any(typing.get_origin(option) is dict for option in typing.get_args(hint)):  # tyro would make subcommands
             hint = type(None) if field.name in values and value is None else dict[str, Any]
         hint = typing.Annotated[hint, tyro.conf.arg(help=docs.get(field.name, "").replace("``", ""))]
-        same = dataclasses.field(default=field.default, default_factory=field.default_factory)  # type: ignore[call-overload]
+        same = dataclasses.field(default=field.default, default_factory=field.default_factory)
         fields.append((field.name, hint, same))
     return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
 
@@ -146,8 +146,9 @@ def _typed(cls: type[Any], values: Mapping[str, Any], where: str) -> dict[str, A
 
 def _typed_value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, dict):
-        concrete = [part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)]
-        return restore(concrete[0], value, where) if concrete else value  # type: ignore[type-var]
+        options: list[Any] = [hint, *typing.get_args(hint)]
+        nested: Any = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        return value if nested is None else restore(nested, value, where)
     if hint is Any or value is None or isinstance(value, bool):
         allowed = typing.get_args(hint) or (hint,)
         fits = hint is Any or type(value) in allowed or (value is None and hint is None)
@@ -157,7 +158,7 @@ def _typed_value(hint: Any, value: Any, where: str) -> Any:
     wrapper = dataclasses.make_dataclass("Value", [("value", hint)])
     try:
         with _REGISTRY, contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return tyro.cli(wrapper, args=["--value", *words]).value  # type: ignore[attr-defined]
+            return tyro.cli(wrapper, args=["--value", *words]).value
     except SystemExit:
         raise UserError(f"{where} is {value!r}; expected {_type_name(hint)}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def attention(device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:
     from steerdiff.models.control import Site
 
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+        return torch.softmax(q @ k.transpose(-1, -2) * float(q.shape[-1]) ** -0.5, dim=-1) @ v
 
     sizes = {
         "emoji64 self 8x8": (8, 4, 64, 64, 48),
@@ -50,11 +51,10 @@ def attention(device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:
         q = _normal((b, heads, n, d), device, dtype)
         k, v = _normal((b, heads, length, d), device, dtype), _normal((b, heads, length, d), device, dtype)
         site = Site(name=name, kind="self" if n == length else "cross", place="down", factor=1)
-        with torch.no_grad():
-            entries: dict[str, Thunk] = {
-                "ours": lambda q=q, k=k, v=v, site=site: attend(q, k, v, None, site, None),
-                "softmax written out": lambda q=q, k=k, v=v: plain(q, k, v),
-            }
+        entries: dict[str, Thunk] = {
+            "ours": partial(attend, q, k, v, None, site, None),
+            "softmax written out": partial(plain, q, k, v),
+        }
         yield Contest(name=f"attention, {name}", entries=entries, facts={"shape": [b, heads, n, length, d]})
 
 

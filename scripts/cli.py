@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from steerdiff._version import __version__
 from steerdiff.errors import UserError
@@ -122,6 +122,13 @@ def _explain(message: str, code: int) -> int:
     return code
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     if not issubclass(category, (DeprecationWarning, FutureWarning)):
         print(f"steerdiff: warning: {' '.join(str(message).split())}", file=sys.stderr)

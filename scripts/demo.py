@@ -71,9 +71,15 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 
 def _samples(flags: Demo, model: Model) -> list[tuple[str, Path]]:
-    shared = {"weights": flags.weights, "device": flags.device, "precision": flags.precision}
     options = Sample(
-        prompts=PROMPTS, steps=flags.steps, seed=flags.seed, out=flags.out / "samples", threads=flags.threads, **shared
+        weights=flags.weights,
+        device=flags.device,
+        precision=flags.precision,
+        threads=flags.threads,
+        prompts=PROMPTS,
+        steps=flags.steps,
+        seed=flags.seed,
+        out=flags.out / "samples",
     )
     return list(zip(PROMPTS, sample_with(options, model), strict=True))
 
@@ -131,9 +137,9 @@ def _write_gallery(flags: Demo, samples: Sequence[tuple[str, Path]], shown: Sequ
     edits = []
     for one in shown:
         before, mask = one.pictures["input"], one.pictures.get("mask")
-        cells = (cell(before), cell(mask, "" if mask else "no mask"), cell(None, one.prompt))
-        cells += (cell(one.pictures["result"]), cell(one.pictures["true answer"]))
-        edits.append(Row(label=one.method, note=one.example.note, cells=cells))
+        cells = [cell(before), cell(mask) if mask else Cell(text="none", muted=True), cell(None, one.prompt)]
+        cells += [cell(one.pictures["result"]), cell(one.pictures["true answer"])]
+        edits.append(Row(label=one.method, note=one.example.note, cells=tuple(cells)))
     heads = ("input", "mask (white may change)", "prompt", "result", "true answer")
     sections.append(
         Section(title="Edits", note="the true answers are never shown to a method", heads=heads, rows=tuple(edits))

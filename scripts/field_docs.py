@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
 import io
 import textwrap
@@ -14,7 +13,6 @@ from typing import Any
 __all__ = ["field_docs"]
 
 
-@functools.cache
 def field_docs(cls: type[Any]) -> dict[str, str]:
     """Return the documentation of each documented field of a dataclass and its bases.
 

@@ -25,6 +25,7 @@ class Cell:
 
     image: Tensor | None = None  #: [C, H, W] in [-1, 1]
     text: str = ""  #: shown where there is no picture, else below it
+    muted: bool = False  #: the text in grey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +103,11 @@ def _draw_row(sheet: Image.Image, row: Row, y: int, side: int, left: int) -> Non
         pen.text((MARGIN, y + 4), row.label, INK, _font(HEAD + 1, bold=True))
         _text(pen, (MARGIN, y + 30), row.note, left - MARGIN - GAP, GREY)
     for column, cell in enumerate(row.cells):
-        x = left + column * (side + GAP)
+        x, colour = left + column * (side + GAP), GREY if cell.muted else INK
         if cell.image is not None:
             sheet.paste(_enlarge(cell.image, side), (x, y))
             pen.rectangle((x, y, x + side - 1, y + side - 1), outline=LINE)
-            _text(pen, (x, y + side + 6), cell.text, side, INK)
-        else:
-            _text(pen, (x, y + 4), cell.text, side, INK)
+        _text(pen, (x, y + (4 if cell.image is None else side + 6)), cell.text, side, colour)
 
 
 def _enlarge(image: Tensor, side: int) -> Image.Image:

@@ -59,7 +59,7 @@ def is_solver(value: Any) -> bool:
         return False
     from steerdiff.samplers import SOLVERS
 
-    return type(value) in SOLVERS.values()
+    return isinstance(value, tuple(SOLVERS.values()))
 
 
 def solver_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
