@@ -90,7 +90,8 @@ class Prediction:
             UserError: ``quantile`` outside (0, 1].
         """
         _check_quantile(quantile)
-        bound = torch.quantile(self.x0.abs().flatten(1), quantile, dim=1).clamp(min=1)
+        sizes = self.x0.abs().flatten(1)  # image by image: torch.quantile was long limited to 2**24 numbers
+        bound = torch.stack([torch.quantile(one, quantile) for one in sizes]).clamp(min=1)
         bound = bound.reshape(-1, *[1] * (self.x0.ndim - 1))
         return self._with_x0(self.x0.clamp(-bound, bound) / bound, level, x)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path as File
 
 import numpy as np
@@ -88,17 +89,21 @@ def test_jumps_visit_the_official_times(file: File, key: str) -> None:
     assert all((move.kind == "denoise") == (index[move.there] < index[move.here]) for move in travelled)
 
 
-def test_sigma_spacings_equal_the_published_ones() -> None:
-    for file in golden_files("kdiffusion/sigmas*"):
-        arrays, _ = load_golden(file)
-        ours = {
-            "karras_10": karras_sigmas(10, 0.0292, 14.6146, 7),
-            "karras_7_rho5": karras_sigmas(7, 0.1, 10, 5),
-            "exponential_8": exponential_sigmas(8, 0.03, 14.6),
-            "polyexponential_8": polyexponential_sigmas(8, 0.03, 14.6, 1.5),
-            "vp_9": vp_sigmas(9),
-        }
-        assert set(ours) == set(arrays)
-        for name, sigmas in ours.items():  # theirs are float32, and end with 0
-            rtol = 3e-4 if name.startswith("vp") else 2e-6  # exp(..) - 1 in float32: 6e-8 of a sigma**2 of 1.1e-4
-            np.testing.assert_allclose(np.append(sigmas, 0.0), arrays[name], rtol=rtol)
+def published_sigmas(name: str, arguments: str) -> np.ndarray:
+    """Read "n=7, 0.1..10, rho 5" and call the function that the name begins with."""
+    steps = int(re.findall(r"n=(\d+)", arguments)[0])
+    if name.startswith("vp"):
+        return vp_sigmas(steps)
+    low, high = (float(number) for number in re.findall(r"([\d.]*\d)\.\.([\d.]+)", arguments)[0])
+    rho = [float(number) for number in re.findall(r"rho ([\d.]+)", arguments)]
+    makers = {"karras": karras_sigmas, "exponential": exponential_sigmas, "polyexponential": polyexponential_sigmas}
+    return makers[name.split("_")[0]](steps, low, high, *rho)
+
+
+@pytest.mark.parametrize("file", golden_files("kdiffusion/sigmas*"), ids=lambda file: file.stem)
+def test_sigma_spacings_equal_the_published_ones(file: File) -> None:
+    arrays, meta = load_golden(file)
+    for name, expected in arrays.items():  # theirs are float32, and end with 0
+        rtol = 3e-4 if name.startswith("vp") else 2e-6  # exp(..) - 1 in float32: 6e-8 of a sigma**2 of 1.1e-4
+        ours = published_sigmas(name, meta["args"][name])
+        np.testing.assert_allclose(np.append(ours, 0.0), expected, rtol=rtol)
