@@ -31,12 +31,16 @@ from steerdiff.samplers import (
 from .classifier_free import ClassifierFree, Condition, Conditioned, Network
 from .loading import read_fields
 
-__all__ = ["GUIDANCE", "Model", "Prompt", "Spacing", "TextEncoder", "load"]
+__all__ = ["GUIDANCE", "SPACING", "Model", "Prompt", "Spacing", "TextEncoder", "load"]
 
 #: How steps are spread over the noise levels: "respaced" is guided-diffusion's rule.
 Spacing = Literal["respaced"] | TimeSpacing | SigmaSpacing
 #: Strength of classifier-free guidance where nothing else is asked for.
 GUIDANCE = 3.0
+#: Spacing where nothing else is asked for. With the exact denoiser of 256 emoji scenes plus noise of variance 0.05, 25
+#: steps of DPM-Solver++(2M) end within 8 % of the exact flow when even in log-SNR, 16 % for trailing and 18 % for even
+#: times (cosine schedule, shift 0.5).
+SPACING: Spacing = "log_snr"
 #: One text for all images, a text for each, text states made by `Model.condition`, or nothing.
 Prompt = str | Sequence[str] | Condition | None
 
@@ -208,11 +212,13 @@ class Model:
             time_scale=self.time_scale,
         )
 
-    def path(self, steps: int | str, spacing: Spacing = "trailing") -> Path:
+    def path(self, steps: int | str, spacing: Spacing = SPACING) -> Path:
         """Return the path of ``steps`` moves from noise to a clean image, spaced as named."""
         if spacing == "respaced":
             return Path.respaced(self.schedule, steps)
         require(isinstance(steps, int), f"steps is {steps!r}; spacing {spacing!r} needs an integer")
+        within = 1 <= cast(int, steps) <= self.schedule.T
+        require(within, f"steps is {steps}; it must be from 1 to T = {self.schedule.T}, the number of trained times")
         if spacing in get_args(SigmaSpacing):
             return Path.sigmas(self.schedule, cast(int, steps), cast(SigmaSpacing, spacing))
         return Path.spaced(self.schedule, cast(int, steps), cast(TimeSpacing, spacing))
@@ -229,7 +235,7 @@ class Model:
         y: int | Sequence[int] | None = None,
         seed: Seeds = 0,
         solver: str | Solver = "dpm++2m",
-        spacing: Spacing = "trailing",
+        spacing: Spacing = SPACING,
         clip: ClipPolicy = "clip",
         batch: int = 32,
         progress: str | None = None,

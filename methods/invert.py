@@ -12,7 +12,7 @@ from torch import Tensor
 from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.model import Prompt, Spacing
-from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Move, Noise, Path, Seeds, Step, integrate
+from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Move, Noise, Path, Seeds, Solver, Step, integrate
 
 __all__ = ["PRESETS", "DDIMInversion", "FixedPointInversion"]
 
@@ -73,7 +73,8 @@ class DDIMInversion:
     steps: int | str = 100  #: moves of a whole path from noise to image, of which the share t0 is walked
     t0: float = 1.0  #: how far up, in (0, 1]; 1 is down to pure noise
     spacing: Spacing = "respaced"  #: how the steps are spread over the trained times
-    fixed_point: int = 0  #: network calls of an implicit step up; 0 is the explicit step of the paper
+    solver: Solver = DDIM()  #: of both ways; any that moves up, such as Heun or DPMSolver2M for a closer round trip
+    fixed_point: int = 0  #: network calls of an implicit step up, for DDIM; 0 is the explicit step of the paper
     guidance: float = 1.0  #: classifier-free guidance on the way back, used only with a prompt
     invert_guidance: float = 1.0  #: the same on the way up; above 1 the round trip degrades
     clip: ClipPolicy = "none"  #: of x0; published inversions do not clip, for it bends the flow that is inverted
@@ -82,6 +83,8 @@ class DDIMInversion:
         """Check the numbers."""
         require(0 < self.t0 <= 1, f"t0 is {self.t0}; it must lie in (0, 1]")
         require(self.fixed_point >= 0, f"fixed_point is {self.fixed_point}; give a number of iterations, 0 for none")
+        fits = self.fixed_point == 0 or self.solver == DDIM()
+        require(fits, f"fixed_point inverts DDIM's step and not that of {self.solver}; leave solver or fixed_point out")
 
     @torch.no_grad()
     def __call__(
@@ -123,7 +126,7 @@ class DDIMInversion:
         """Return the state [B, C, H, W] at level ``t0`` that ``image`` [B, C, H, W] comes from."""
         denoise = model.denoiser(prompt, negative=negative, scale=self.invert_guidance, clip=self.clip)
         x = model.encode(image)
-        solver = FixedPointInversion(iterations=self.fixed_point) if self.fixed_point else DDIM()
+        solver = FixedPointInversion(iterations=self.fixed_point) if self.fixed_point else self.solver
         return integrate(denoise, solver, self._path(model).inverted(), x, progress=progress)
 
     @torch.no_grad()
@@ -133,7 +136,7 @@ class DDIMInversion:
         """Return the images [B, C, H, W] that a ``latent`` [B, C, H, W] at level ``t0`` leads to."""
         denoise = model.denoiser(prompt, negative=negative, scale=self.guidance, clip=self.clip)
         path = self._path(model)[:-1]  # to the level that the image counted as, not below
-        return model.decode(integrate(denoise, DDIM(), path, latent, progress=progress))
+        return model.decode(integrate(denoise, self.solver, path, latent, progress=progress))
 
     def _path(self, model: Model) -> Path:
         return model.path(self.steps, self.spacing).from_t0(self.t0)

@@ -115,7 +115,7 @@ def test_without_a_prompt_one_branch_runs_whatever_the_guidance() -> None:
         ({"prompt": []}, "the list of prompts is empty"),
         ({"prompt": "a cat", "steps": 0}, "steps is 0; it must be from 1 to T = 100"),
         ({"prompt": "a cat", "steps": 101}, "steps is 101; it must be from 1 to T = 100"),
-        ({"prompt": "a cat", "steps": "10,10"}, "spacing 'trailing' needs an integer"),
+        ({"prompt": "a cat", "steps": "10,10"}, "spacing 'log_snr' needs an integer"),
         ({"prompt": "a cat", "n": 0}, "n is 0; ask for at least one image"),
         ({"prompt": "a cat", "batch": 0}, "batch is 0"),
         ({"prompt": "a cat", "solver": "dpm"}, "solver is 'dpm'; known are ddim, ddpm"),

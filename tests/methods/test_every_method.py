@@ -14,7 +14,7 @@ from torch import Tensor
 from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.methods import ILVR, METHODS, DDIMInversion, RePaint, SDEdit
-from steerdiff.samplers import DDIM, DDPM, Interrupted, NoiseSchedule
+from steerdiff.samplers import DDIM, DDPM, DPMSolver2M, Interrupted, NoiseSchedule
 
 from ..guidance.toys import Recording, formula_model, half_mask, pictures, tiny_text_model
 
@@ -62,6 +62,7 @@ FLIPS: dict[str, dict[str, Any]] = {
         "steps": 5,
         "t0": 1.0,
         "spacing": "trailing",
+        "solver": DPMSolver2M(),
         "fixed_point": 3,
         "guidance": 9.0,
         "invert_guidance": 3.0,
@@ -221,6 +222,10 @@ def test_the_presets_are_settings_of_their_method_and_the_defaults_are_one(name:
         (lambda: RePaint(jump_n_sample=0), "jump_n_sample is 0; it must be at least 1"),
         (lambda: RePaint(merge="late"), "merge is 'late'; known are"),
         (lambda: DDIMInversion(t0=0), r"t0 is 0; it must lie in \(0, 1\]"),
+        (
+            lambda: DDIMInversion(fixed_point=2, solver=DPMSolver2M()),
+            "fixed_point inverts DDIM's step and not that of DPM",
+        ),
         (lambda: DDIMInversion(fixed_point=-1), "fixed_point is -1; give a number of iterations"),
     ],
 )

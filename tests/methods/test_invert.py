@@ -11,7 +11,7 @@ from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.methods import DDIMInversion
 from steerdiff.methods.invert import FixedPointInversion
-from steerdiff.samplers import Move, Noise, NoiseSchedule
+from steerdiff.samplers import DDIM, DPMSolver2M, Move, Noise, NoiseSchedule
 
 from ..guidance.toys import Recording, formula_model, gaussian_eps, pictures, tiny_text_model
 
@@ -35,6 +35,14 @@ def test_the_error_of_the_round_trip_falls_as_one_over_the_steps() -> None:
     errors = [error(DDIMInversion(steps=n), gaussian(), in_double()) for n in steps]
     slope = np.polyfit(np.log(steps[1:]), np.log(errors[1:]), 1)[0]
     assert abs(slope + 1) < 0.15
+
+
+def test_a_solver_of_second_order_comes_back_closer_at_the_same_cost() -> None:
+    first, second = (
+        error(DDIMInversion(steps=40, spacing="log_snr", solver=solver), gaussian(), in_double())
+        for solver in (DDIM(), DPMSolver2M())
+    )
+    assert second < 0.1 * first
 
 
 @pytest.mark.parametrize("t0", [0.3, 1.0])
