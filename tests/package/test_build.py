@@ -74,7 +74,8 @@ def test_the_wheel_installs_the_command(wheel: Path) -> None:
 
 
 def test_the_source_archive_holds_the_tests_and_the_documents(sdist: Path) -> None:
-    names = {name.split("/", 1)[1] for name in tarfile.open(sdist).getnames() if "/" in name}
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"tests/conftest.py", "tests/package/test_build.py", "CHANGELOG.md", "NOTICE", "Makefile"} <= names
     assert "models/__init__.py" in names or "src/steerdiff/models/__init__.py" in names
 

@@ -1,0 +1,66 @@
+"""The documents' code runs, and the commands that they name exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from steerdiff.guidance.loading import SHIPPED
+from steerdiff.scripts.cli import run
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", [name for name, page in zip(NAMES, PAGES, strict=True) if blocks(page, "python")])
+def test_the_code_of_a_page_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = blocks(ROOT / name, "python")
+    shipped = [label for label, file in SHIPPED.items() if (ROOT / "assets" / file).is_file()]
+    if any(f'"{label}"' in block for block in code for label in SHIPPED if label not in shipped):
+        pytest.skip("needs weights that this checkout does not have")
+    monkeypatch.chdir(tmp_path)
+    page = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)  # dataclasses look for the module that they stand in
+    for block in code:
+        exec(compile(block, name, "exec", dont_inherit=True), vars(page))  # our own documents
+
+
+def commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for line in re.findall(r"^(?: {4}|```sh\n)(steerdiff .*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            found.append(line.split("  #")[0].strip())
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_of_the_documents_exist_with_their_flags(line: str) -> None:
+    words = shlex.split(line)[1:]
+    named = [words[0], words[1]] if words[0] in ("edit", "train", "evaluate") else [words[0]]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        run([*named, "--help"])
+    flags = {word.split("=")[0] for word in words if word.startswith("--")} - {"--config", "--preset"}
+    missing = {flag for flag in flags if flag not in out.getvalue()}
+    assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_between_the_documents_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    later = {"docs/gallery.png"}  # made by make assets
+    missing = [target for target in targets if not (page.parent / target).exists() and target not in later]
+    assert missing == []
