@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path as File
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from steerdiff.samplers import CLEAN, DDIM, DDPM, Level, Path, Recorder, integrate
+from steerdiff.samplers import CLEAN, DDIM, DDPM, DPMSolver2M, Euler, Heun, Level, Path, Prediction, Recorder, integrate
 
 from ..helpers import golden_files, load_golden
 from .replay import Replay, assert_close, golden_denoiser, golden_path, guided
@@ -41,3 +44,29 @@ def test_inversion_and_sampling_equal_the_official_run(file: File) -> None:
     assert down.end == CLEAN
     assert_close(torch.stack(climbed.images), arrays["out.up"], TRAJECTORY)
     assert_close(torch.stack(descended.images), arrays["out.down"], TRAJECTORY)
+
+
+def denoised(x: Tensor, level: Level) -> Prediction:
+    """The golden README's formula for k-diffusion, whose x is ours divided by ``sqrt(alpha_bar)``."""
+    sigma, x = level.sigma, x / math.sqrt(level.alpha_bar)
+    root = math.sqrt(1 + sigma**2)
+    x0 = x / (1 + sigma**2) + 0.3 * torch.sin(x / root + 0.2 * sigma) * sigma / (1 + sigma)
+    return Prediction(x0, (x - x0) / sigma)
+
+
+K_DIFFUSION = {"euler": Euler(), "heun": Heun(), "dpmpp_2m": DPMSolver2M()}
+
+
+@pytest.mark.parametrize("file", golden_files("kdiffusion/samplers*"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("name", sorted(K_DIFFUSION))
+def test_solvers_equal_those_of_k_diffusion(file: File, name: str) -> None:
+    arrays, _ = load_golden(file)
+    sigmas = arrays["in.sigmas"].astype(np.float64)
+    levels = [Level(float(-i), 1 / (1 + sigma**2)) for i, sigma in enumerate(sigmas[:-1])]
+    path = Path.from_levels([*levels, CLEAN], T=1000)
+    recorder = Recorder()
+    x = torch.from_numpy(arrays["in.x"]) * math.sqrt(levels[0].alpha_bar)
+    integrate(denoised, K_DIFFUSION[name], path, x, callback=recorder)
+    pairs = zip(recorder.images, recorder.moves, strict=True)
+    ours = torch.stack([image / math.sqrt(move.there.alpha_bar) for image, move in pairs])
+    assert_close(ours, arrays[f"out.{name}"][1:], TRAJECTORY)  # row 0 is the start
