@@ -109,3 +109,17 @@ def test_faithfulness_falls_and_realism_grows_with_t0() -> None:
     oddness = [mean_square(image) / STD**2 for image in images]  # squared Mahalanobis distance a pixel, 1 is typical
     assert distance == sorted(distance) and oddness == sorted(oddness, reverse=True)
     assert abs(oddness[-1] - 1) < 0.15 and oddness[0] > 2
+
+
+def test_each_official_repeat_starts_from_the_exact_kept_region() -> None:
+    seen = list[Tensor]()
+
+    def watching(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return gaussian_eps(SCHEDULE, 0.0, STD)(x, t)
+
+    image, mask = pictures(1, 16), half_mask(16)
+    SDEdit(t0=0.5, steps=6, repeats=2, official=True)(formula_model(watching, 16, SCHEDULE), image, mask)
+    kept = (mask == 0).expand_as(image)
+    first, second = seen[3], seen[4]  # of the second repeat; one noise and, by the slip, one level for both
+    torch.testing.assert_close(first[kept], second[kept], rtol=0, atol=1e-6)

@@ -1,0 +1,59 @@
+"""The code blocks of docs/methods run as they stand, on a formula in the place of the shipped weights."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import steerdiff
+from steerdiff.guidance import Model
+from steerdiff.io import save_image
+from steerdiff.methods import METHODS
+from steerdiff.models.text import TextConfig, WordEncoder
+from steerdiff.samplers import NoiseSchedule
+from steerdiff.train.scenes import WORDS
+
+from ..guidance.toys import half_mask, pictures
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "methods"
+PAGES = ("sampling", *sorted(METHODS))
+
+
+def stand_in(*args: Any, **kwargs: Any) -> Model:
+    """A model with the words and the size of the shipped one, and a formula for a network."""
+    torch.manual_seed(0)
+    text = WordEncoder(TextConfig(words=WORDS, width=16, depth=1, heads=2)).eval().requires_grad_(False)
+
+    def network(x: Tensor, t: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+        return 0.3 * x + 0.01 * context.mean((1, 2)).reshape(-1, 1, 1, 1)
+
+    return Model(network=network, text=text, schedule=NoiseSchedule.cosine(1000), parameterization="v", image_size=64)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_of_the_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(steerdiff, "load", stand_in, raising=False)
+    save_image(pictures(1, 64), tmp_path / "scene.png")
+    save_image(half_mask(64) * 2 - 1, tmp_path / "mask.png")
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, f"{page}.md", "exec"), scope)  # the pages are ours
+
+
+def test_every_method_has_a_page_that_fits_the_page_width() -> None:
+    wide = [
+        f"{page}.md:{number}"
+        for page in PAGES
+        for number, line in enumerate((DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120 and not line.startswith("|")
+    ]
+    assert wide == []
