@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     shown = []
     for number, (method, examples) in enumerate(EXAMPLES.items(), 1):
         print(f"[{number}/{len(EXAMPLES)}] {method}")
-        shown += [_edit(flags, model, method, example) for example in examples]
+        shown += [_edit(flags, model, method, f"{method}{i}", example) for i, example in enumerate(examples, 1)]
     _write_gallery(flags, samples, shown)
     _write_page(flags, model, samples, shown)
     print(f"done in {time.monotonic() - start:.0f} s")
@@ -84,13 +84,12 @@ def _samples(flags: Demo, model: Model) -> list[tuple[str, Path]]:
     return list(zip(PROMPTS, sample_with(options, model), strict=True))
 
 
-def _edit(flags: Demo, model: Model, method: str, example: Example) -> Shown:
+def _edit(flags: Demo, model: Model, method: str, stem: str, example: Example) -> Shown:
     """Save the inputs of an example and run the very command that the page shows."""
     from steerdiff.io import save_image
     from steerdiff.train.scenes import EmojiScenes
 
     pair = EmojiScenes(seed=SCENES_SEED, pairs=0.0, image_size=model.image_size).edit_pair(example.number, example.kind)
-    stem = f"{example.kind}{example.number}"
     inputs = flags.out / "inputs"
     truth = pair.source if example.reconstructs else pair.target
     pictures = {"input": save_image(pair.source.image, inputs / f"{stem}.png")}
