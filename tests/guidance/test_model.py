@@ -179,3 +179,35 @@ def test_a_gaussian_model_draws_the_gaussian() -> None:
     assert abs(float(image.std()) - 0.25) < 0.25 * (
         5 / (2 * n) ** 0.5 + 0.01
     )  # 0.01: 40 steps of a second-order solver
+
+
+def test_guidance_leaves_the_variance_that_a_text_model_learned() -> None:
+    def network(x: Tensor, t: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
+        shift = context.mean((1, 2)).reshape(-1, 1, 1, 1)
+        return torch.cat([x + shift, torch.zeros_like(x) + shift], dim=1)
+
+    model = tiny_text_model(network=network, learns_variance=True)
+    x, level = pictures(2, 8), model.schedule.level(50)
+    plain, guided = model.denoiser("a cat")(x, level), model.denoiser("a cat", scale=5.0)(x, level)
+    assert guided.log_variance_fraction is not None and plain.log_variance_fraction is not None
+    torch.testing.assert_close(guided.log_variance_fraction, plain.log_variance_fraction)
+    assert not torch.allclose(guided.x0, plain.x0)
+
+
+class HalfNetwork(torch.nn.Module):
+    """Gives 1 for a text whose first state is positive and 1/256 for any other, in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        value = torch.where(context[:, 0, 0] > 0, 1.0, 1 / 256).reshape(-1, 1, 1, 1)
+        return self.one * value.to(torch.bfloat16).expand_as(x)
+
+
+def test_guidance_is_computed_in_float32_though_the_network_runs_in_half() -> None:
+    model = tiny_text_model(network=HalfNetwork(), parameterization="x0")
+    cond, uncond = (Condition(context=torch.full((1, 1, 1), value)) for value in (1.0, -1.0))
+    guided = model.denoiser(cond, negative=uncond, scale=3.0, clip="none")(pictures(1, 8), model.schedule.level(50))
+    assert torch.equal(guided.x0, torch.full_like(guided.x0, 1 / 256 + 3 * 255 / 256))  # bfloat16 would give 3
