@@ -44,6 +44,8 @@ _OUT_OF_MEMORY = "the memory is full; use fewer images at once (--batch), fewer 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code: 0, 1 (a result is not as asked), 2 (bad input), 130."""
+    # Threads that spin while they wait bring a busy machine to a halt; PyTorch reads this when it is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
