@@ -1,4 +1,4 @@
-"""The settings of one diffusion training run, as data that is saved beside the run."""
+"""The settings of training runs, as data that is saved beside the run: what every loop needs, and diffusion's own."""
 
 from __future__ import annotations
 
@@ -6,59 +6,25 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 
 from steerdiff.errors import UserError, require
 
-__all__ = ["FIXED_FIELDS", "TrainConfig", "read_config"]
+__all__ = ["LoopConfig", "TrainConfig", "read_config"]
 
-FIXED_FIELDS = (
-    "unet",
-    "text",
-    "schedule",
-    "parameterization",
-    "learns_variance",
-    "image_size",
-    "data",
-    "data_options",
-    "optimizer",
-    "seed",
-    "batch_size",
-    "ema_decay",
-)
-"""Fields that a resumed run may not change: they decide what the saved state means."""
-
-
-_CHOICES = {
-    "parameterization": ("eps", "x0", "v"),
-    "times": ("uniform", "stratified"),
-    "data": ("emoji-scenes", "folder"),
-    "optimizer": ("adamw", "muon"),
-    "decay": ("none", "linear", "cosine"),
-    "precision": ("fp32", "bf16"),
-}
+Config = TypeVar("Config", bound="LoopConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides a diffusion training run. Saved as ``config.json`` in the run's folder."""
+class LoopConfig:
+    """What the training loop needs to know, whatever it trains."""
+
+    #: Fields that a resumed run may not change: they decide what the saved state means.
+    fixed: ClassVar[tuple[str, ...]] = ("optimizer", "seed", "batch_size", "ema_decay")
 
     folder: str  #: where the run lives: config.json, metrics.csv, checkpoints/, samples/, weights.safetensors
-    unet: dict[str, Any] = field(default_factory=dict)  #: fields of models.UNetConfig
-    text: dict[str, Any] | None = field(default_factory=dict)  #: fields of models.TextConfig; None: no text
-    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})  #: samplers.NoiseSchedule.to_dict()
-    parameterization: Literal["eps", "x0", "v"] = "v"  #: what the network predicts
-    learns_variance: bool = False  #: learned-range variance: twice the output channels, hybrid loss (ADM)
-    rescales_vlb: bool = False  #: variational term times T/1000 (improved-diffusion's default), else as it is (ADM)
-    min_snr: float | None = 5.0  #: gamma of the min-SNR loss weights; None: plain mean squared error
-    times: Literal["uniform", "stratified"] = "stratified"  #: independent times, or one in each 1/batch_size of [0, T)
-    caption_dropout: float = 0.1  #: chance that a caption (or class) is dropped, for classifier-free guidance
-
-    data: Literal["emoji-scenes", "folder"] = "emoji-scenes"  #: where the images come from
-    data_options: dict[str, Any] = field(default_factory=dict)  #: arguments of the data set (``path`` of a folder, ...)
-    image_size: int = 64  #: height and width in pixels
     workers: int = 0  #: processes that prepare batches; 0 prepares them in this one
 
     steps: int = 100_000  #: optimiser steps of the whole run
@@ -86,34 +52,29 @@ class TrainConfig:
     checkpoint_every: int = 1000  #: steps between checkpoints
     keep_checkpoints: int = 3  #: newest checkpoints that stay
     sample_every: int = 0  #: steps between grids of samples; 0: none
-    sample_prompts: tuple[str, ...] = ()  #: captions of the grids (or class numbers as text)
-    sample_guidance: float = 3.0  #: classifier-free guidance scale of the grids
-    sample_steps: int = 25  #: denoising steps of the grids
     tensorboard: bool = False  #: also write TensorBoard events to ``folder``/tensorboard
 
     def __post_init__(self) -> None:
+        """Raise UserError for values that are not allowed."""
+        for name, hint in get_type_hints(type(self)).items():
+            choices = get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
+            value = getattr(self, name)
+            if choices and value not in choices:
+                raise UserError(f"{name} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name, choices in _CHOICES.items():
-            require(
-                getattr(self, name) in choices,
-                f"{name} is {getattr(self, name)!r}; choose {', '.join(choices[:-1])} or {choices[-1]}",
-            )
         for name in ("warmup_steps", "decay_steps", "workers", "sample_every", "seed"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} is {value}; it must be positive")
         require(
             self.batch_size % self.accumulate == 0,
             f"batch_size {self.batch_size} cannot be cut into {self.accumulate} parts; choose a multiple",
         )
-        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
-        require(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
         require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
-        require(self.min_snr is None or self.min_snr > 0, f"min_snr is {self.min_snr}; it must be positive or none")
-        require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm is {self.clip_norm}; it must be positive")
-        require(
-            self.decay_steps <= self.steps,
-            f"decay_steps is {self.decay_steps}; it must be at most steps = {self.steps}",
-        )
+        steps, decay_steps = self.steps, self.decay_steps
+        require(decay_steps <= steps, f"decay_steps is {decay_steps}; it must be at most steps = {steps}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -121,20 +82,57 @@ class TrainConfig:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+    def from_dict(cls: type[Config], values: dict[str, Any]) -> Config:
         """Build from ``to_dict``'s mapping. Raises UserError for unknown fields."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        require(not unknown, f"unknown training settings {unknown}; the known ones are {sorted(known)}")
+        fields = dataclasses.fields(cls)
+        known = sorted(f.name for f in fields)
+        unknown = sorted(set(values) - set(known))
+        require(not unknown, f"unknown training settings {unknown}; the known ones are {known}")
         require("folder" in values, "the training settings name no folder; add folder: where the run shall live")
-        fields = dict(values)
-        for name in ("betas", "sample_prompts"):
-            if name in fields:
-                fields[name] = tuple(fields[name])
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay"):
-            if isinstance(fields.get(name), str):
-                fields[name] = float(fields[name])  # YAML 1.1 reads 1e-4 as text
-        return cls(**fields)
+        values = dict(values)
+        for f in fields:
+            value = values.get(f.name)
+            if isinstance(value, list) and isinstance(f.default, tuple):
+                values[f.name] = tuple(value)
+            elif isinstance(value, str) and "float" in str(f.type):
+                values[f.name] = float(value)  # YAML 1.1 reads 1e-4 as text
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LoopConfig):
+    """Everything that decides a diffusion training run. Saved as ``config.json`` in the run's folder."""
+
+    fixed: ClassVar[tuple[str, ...]] = (
+        *LoopConfig.fixed,
+        *("unet", "text", "schedule", "parameterization", "learns_variance", "data", "data_options", "image_size"),
+    )
+
+    unet: dict[str, Any] = field(default_factory=dict)  #: fields of models.UNetConfig
+    text: dict[str, Any] | None = field(default_factory=dict)  #: fields of models.TextConfig; None: no text
+    schedule: dict[str, Any] = field(default_factory=lambda: {"name": "cosine"})  #: samplers.NoiseSchedule.to_dict()
+    parameterization: Literal["eps", "x0", "v"] = "v"  #: what the network predicts
+    learns_variance: bool = False  #: learned-range variance: twice the output channels, hybrid loss (ADM)
+    rescales_vlb: bool = False  #: variational term times T/1000 (improved-diffusion's default), else as it is (ADM)
+    min_snr: float | None = 5.0  #: gamma of the min-SNR loss weights; None: plain mean squared error
+    times: Literal["uniform", "stratified"] = "stratified"  #: independent times, or one in each 1/batch_size of [0, T)
+    caption_dropout: float = 0.1  #: chance that a caption is dropped, for classifier-free guidance
+
+    data: Literal["emoji-scenes", "folder"] = "emoji-scenes"  #: where the images come from
+    data_options: dict[str, Any] = field(default_factory=dict)  #: arguments of the data set (``path`` of a folder, ...)
+    image_size: int = 64  #: height and width in pixels
+
+    sample_prompts: tuple[str, ...] = ()  #: captions of the grids (or class numbers as text)
+    sample_guidance: float = 3.0  #: classifier-free guidance scale of the grids
+    sample_steps: int = 25  #: denoising steps of the grids
+
+    def __post_init__(self) -> None:
+        """Raise UserError for values that are not allowed."""
+        super().__post_init__()
+        require(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
+        require(self.min_snr is None or self.min_snr > 0, f"min_snr is {self.min_snr}; it must be positive or none")
+        for name in ("image_size", "sample_steps"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def read_config(path: str | Path) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,9 +121,8 @@ def _unchanged(item: Any) -> Any:
 
 
 def _calm_worker(worker: int) -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the main process decides when to stop
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

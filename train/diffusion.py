@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
-from steerdiff.io import atomic_write
+from steerdiff.io import atomic_write, ensure_writable
 from steerdiff.models import (
     TextConfig,
     TextToImage,
@@ -29,7 +29,7 @@ from steerdiff.models import (
 )
 from steerdiff.samplers import NoiseSchedule
 
-from .config import FIXED_FIELDS, TrainConfig, read_config
+from .config import TrainConfig, read_config
 from .data import Dataset, ImageFolder, Labels
 from .distributed import World, join_world
 from .loop import Trainer, TrainResult
@@ -113,7 +113,7 @@ def _check_resumed(config: TrainConfig, folder: Path) -> None:
     if not path.is_file():
         return
     old, new = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
-    changed = [name for name in FIXED_FIELDS if old.get(name, new[name]) != new[name]]
+    changed = [name for name in config.fixed if old.get(name, new[name]) != new[name]]
     require(
         not changed,
         f"the run in {folder} was started with other {', '.join(changed)}; keep them, or choose another folder",
@@ -178,7 +178,7 @@ def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool
     """Train, or go on training, the run that ``config`` describes.
 
     Args:
-        config: The settings. A resumed run may change all but those in ``FIXED_FIELDS``.
+        config: The settings. A resumed run may change all but those in ``config.fixed``.
         resume: Go on from the newest checkpoint in ``config.folder`` (from the start if there is none).
         progress: Show a progress bar.
 
@@ -198,6 +198,7 @@ def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool
             f"{folder} already holds a training run; resume it, or choose another folder",
         )
     if world.leads:
+        ensure_writable(folder)
         text = json.dumps(config.to_dict(), indent=2) + "\n"
         atomic_write(folder / "config.json", lambda file: file.write(text.encode()))
     world.barrier()

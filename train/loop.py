@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
+from steerdiff.models import load_into
 
 from .checkpoints import Checkpoints
-from .config import TrainConfig
+from .config import LoopConfig
 from .data import Dataset, batches
 from .distributed import World
 from .ema import EMA
 from .losses import Batch
 from .metrics import Metrics
-from .optimizers import make_optimizers, rate_factor
+from .optimizers import load_optimizers, make_optimizers, rate_factor
 from .randomness import SampleRandom, mix
 
 __all__ = ["NonFiniteLossError", "Trainer", "TrainResult"]
@@ -83,7 +84,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: LoopConfig,
         model: nn.Module,
         loss_fn: LossFn,
         dataset: Dataset,
@@ -109,20 +110,17 @@ class Trainer:
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.keep_checkpoints)
         self.step = 0
         self.totals: dict[str, float] = {}
-        self.stopping = False
+        self.asked_to_stop = False  # this process, by a signal
+        self.stopping = False  # all processes, after the current step
 
     def resume(self) -> bool:
         """Load the newest checkpoint; return whether there was one. Every process reads it for itself."""
         state = self.checkpoints.latest()
         if state is None:
             return False
-        self.model.load_state_dict(state["model"])
+        load_into(self.model, state["model"], f"the checkpoint of step {state['step']}")
         self.ema.load_state_dict(state["ema"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            for group, option in zip(optimizer.param_groups, options, strict=True):
-                group.update(option)  # the settings of now, not those of then
+        load_optimizers(self.optimizers, state["optimizers"])
         self.step, self.totals = state["step"], dict(state["totals"])
         mean = float(self.world.sum(torch.tensor(float(self.step), device=self.device))) / self.world.size
         require(
@@ -226,7 +224,7 @@ class Trainer:
 
     def _count(self, numbers: dict[str, Tensor], norm: Tensor) -> None:
         """Add a step's numbers, averaged over the processes, to the totals; agree on stopping."""
-        stop = torch.tensor(float(self.stopping), device=self.device)
+        stop = torch.tensor(float(self.asked_to_stop), device=self.device)
         own = torch.stack([*(value.float() for value in numbers.values()), norm.float(), stop])
         *values, stopping = (self.world.sum(own) / self.world.size).tolist()
         self.stopping = stopping > 0
@@ -286,9 +284,9 @@ class Trainer:
             return
 
         def ask(number: int, frame: object) -> None:
-            if self.stopping and number == signal.SIGINT:
+            if self.asked_to_stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.stopping = True
+            self.asked_to_stop = True
 
         previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import Parameter
+
+from steerdiff.errors import require
 
 from .muon import Muon
 
-__all__ = ["make_optimizers", "rate_factor"]
+__all__ = ["load_optimizers", "make_optimizers", "rate_factor"]
 
 _NOT_FOR_MUON = re.compile(r"(^|\.)(input_blocks\.0\.0|conv_in|out\.2|conv_out|time_embed\.\d|emb_layers\.\d)\.weight$")
 """First and last layer of a UNet, whose rows or columns are pixels, and the layers that carry time, which are wide but
@@ -42,26 +43,50 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return AdamW over all trainable weights, or Muon over the inner matrices and AdamW over the rest.
 
-    Weight decay acts on weights of two or more dimensions only. Each group remembers its ``base_lr``.
+    Weight decay acts on weights of two or more dimensions only. Each group remembers its ``base_lr`` and the ``keys``
+    of its weights.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     to_muon = _for_muon(model) & set(named) if kind == "muon" else set()
-    rest = [p for name, p in named.items() if name not in to_muon]
-    groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
+
+    def group(members: list[str], lr: float, decay: float) -> list[dict[str, Any]]:
+        params = [named[name] for name in members]
+        return [{"params": params, "keys": members, "lr": lr, "base_lr": lr, "weight_decay": decay}] if members else []
+
+    rest = [name for name in named if name not in to_muon]
+    groups = group([name for name in rest if named[name].ndim >= 2], learning_rate, weight_decay)
+    groups += group([name for name in rest if named[name].ndim < 2], learning_rate, 0.0)
+    matrices = group([name for name in named if name in to_muon], muon_learning_rate or learning_rate, weight_decay)
     optimizers: list[torch.optim.Optimizer] = []
-    if any(group["params"] for group in groups):
-        filled = [group for group in groups if group["params"]]
-        optimizers.append(torch.optim.AdamW(filled, lr=learning_rate, betas=betas, fused=True))
-    if to_muon:
-        matrices: list[Parameter] = [p for name, p in named.items() if name in to_muon]
-        optimizers.append(Muon(matrices, lr=muon_learning_rate or learning_rate, weight_decay=weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, betas=betas, fused=True))
+    if matrices:
+        optimizers.append(Muon(matrices))
     return optimizers
+
+
+def _fits(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> bool:
+    """Whether a saved state is of the same weights in the same order (checkpoints of old do not name them)."""
+    ours, theirs = optimizer.param_groups, state["param_groups"]
+    same_sizes = [len(group["params"]) for group in ours] == [len(group["params"]) for group in theirs]
+    return same_sizes and all(b.get("keys", a["keys"]) == a["keys"] for a, b in zip(ours, theirs, strict=True))
+
+
+def load_optimizers(optimizers: list[torch.optim.Optimizer], saved: list[dict[str, Any]]) -> None:
+    """Take over the moments that ``state_dict`` saved; rates, decays and the like stay as they are now.
+
+    Raises:
+        UserError: The saved moments belong to other weights.
+    """
+    require(
+        len(optimizers) == len(saved) and all(map(_fits, optimizers, saved)),
+        "the saved optimiser state belongs to other weights; start a new run with init_from to keep only the weights",
+    )
+    for optimizer, state in zip(optimizers, saved, strict=True):
+        options = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
+        optimizer.load_state_dict(state)
+        for group, option in zip(optimizer.param_groups, options, strict=True):
+            group.update(option)
 
 
 def rate_factor(

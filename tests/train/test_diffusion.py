@@ -152,7 +152,7 @@ def test_a_started_run_is_not_overwritten(tmp_path: Path) -> None:
     train(config)
     with pytest.raises(UserError, match="already holds a training run; resume it"):
         train_diffusion(config)
-    with pytest.raises(UserError, match="was started with other parameterization, seed"):
+    with pytest.raises(UserError, match="was started with other seed, parameterization"):
         train_diffusion(dataclasses.replace(config, parameterization="eps", seed=1), resume=True)
 
 
@@ -246,3 +246,30 @@ def test_the_folder_data_set_is_the_one_asked_for(tmp_path: Path) -> None:
 def test_initial_weights_depend_on_the_seed_only(tmp_path: Path) -> None:
     models = [build_model(tiny_config(tmp_path, seed=seed)).state_dict() for seed in (0, 0, 1)]
     assert same(models[0], models[1]) and not same(models[0], models[2])
+
+
+def test_optimiser_state_of_other_weights_is_refused(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    train(config)
+    path = max((Path(config.folder) / "checkpoints").glob("*.pt"))
+    state = torch.load(path, weights_only=True)
+    group = state["optimizers"][0]["param_groups"][0]
+    group["keys"] = group["keys"][::-1]
+    torch.save(state, path)
+    with pytest.raises(UserError, match="optimiser state belongs to other weights"):
+        train_diffusion(config, resume=True)
+
+
+def test_a_resumed_run_takes_the_rates_of_now(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    before = train(config)["model"]
+    frozen = dataclasses.replace(config, steps=6, learning_rate=1e-30, muon_learning_rate=1e-30)
+    for name, weight in train(frozen, resume=True)["model"].items():
+        torch.testing.assert_close(weight, before[name])
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = dataclasses.replace(tiny_config(tmp_path), folder=str(tmp_path / "file" / "run"))
+    with pytest.raises(UserError, match="cannot be written"):
+        train_diffusion(config, progress=False)
