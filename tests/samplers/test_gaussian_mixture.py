@@ -20,10 +20,12 @@ from steerdiff.samplers import (
     EulerMaruyama,
     Heun,
     Level,
+    Move,
     Noise,
     Path,
     Prediction,
     Solver,
+    VarianceKind,
     integrate,
 )
 
@@ -126,6 +128,62 @@ def sampled(solver: Solver, path: Path, denoise: Denoiser = with_half_learned_va
 def test_stochastic_solver_reaches_the_exact_distribution(solver: Solver) -> None:
     ours = sampled(solver, Path.respaced(SCHEDULE, 500))
     assert two_sample_p(ours, TWO.draw(20_000, seed=7)) > 0.01
+
+
+class Constant(Noise):
+    """Always the same number, so that a step that is linear in its noise can be taken apart."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self) -> Tensor:
+        return torch.full((1, 1, 1, 1), self.value, dtype=torch.float64)
+
+
+def moments(solver: Solver, path: Path, gaussian: Mixture) -> tuple[float, float]:
+    """Mean and variance at the end of a path from the exact start, without sampling: on a Gaussian steps are linear."""
+    mean, variance = marginal(gaussian, path.start)
+
+    def denoise(x: Tensor, level: Level) -> Prediction:
+        return replace(gaussian(x, level), log_variance_fraction=torch.zeros_like(x))
+
+    def step(x: float, z: float, move: Move) -> float:
+        return float(solver.step(denoise, Constant(x)(), move, None, Constant(z)).x)
+
+    for move in path:
+        offset = step(0.0, 0.0, move)
+        gain, spread = step(1.0, 0.0, move) - offset, step(0.0, 1.0, move) - offset
+        mean, variance = gain * mean + offset, gain**2 * variance + spread**2
+    return mean, variance
+
+
+def marginal(gaussian: Mixture, level: Level) -> tuple[float, float]:
+    ((mean,),), (std,) = gaussian.means, gaussian.stds
+    return level.alpha_bar**0.5 * mean, level.alpha_bar * std**2 + 1 - level.alpha_bar
+
+
+@pytest.mark.parametrize("solver", STOCHASTIC, ids=repr)
+def test_moments_of_a_stochastic_solver_converge_at_its_order(solver: Solver) -> None:
+    gaussian = Mixture((1.0,), ((0.5,),), (0.6,))
+    steps = [50, 100, 200]
+    means, variances = [], []
+    for n in steps:
+        path = even_path(n)
+        mean, variance = moments(solver, path, gaussian)
+        exact_mean, exact_variance = marginal(gaussian, path.end)
+        means.append(abs(mean - exact_mean))
+        variances.append(abs(variance - exact_variance))
+    assert slope(steps, variances) == pytest.approx(solver.order, abs=0.15)
+    assert variances[-1] < 0.05 * exact_variance
+    assert means[-1] < 1e-12 or slope(steps, means) > solver.order - 0.15
+
+
+def test_small_variance_spreads_too_little_and_large_variance_too_much() -> None:
+    gaussian, path = Mixture((1.0,), ((0.5,),), (0.6,)), even_path(50)
+    _, exact = marginal(gaussian, path.end)
+    kinds: list[VarianceKind] = ["fixed_small", "learned", "fixed_large"]
+    small, learned, large = (moments(DDPM(variance=kind), path, gaussian)[1] for kind in kinds)
+    assert small < learned < exact < large
 
 
 @pytest.mark.parametrize(
