@@ -183,7 +183,7 @@ def test_a_gaussian_model_draws_the_gaussian() -> None:
 
 def test_guidance_leaves_the_variance_that_a_text_model_learned() -> None:
     def network(x: Tensor, t: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
-        shift = context.mean((1, 2)).reshape(-1, 1, 1, 1)
+        shift = context[:, 1, 0].reshape(-1, 1, 1, 1)
         return torch.cat([x + shift, torch.zeros_like(x) + shift], dim=1)
 
     model = tiny_text_model(network=network, learns_variance=True)
@@ -191,7 +191,7 @@ def test_guidance_leaves_the_variance_that_a_text_model_learned() -> None:
     plain, guided = model.denoiser("a cat")(x, level), model.denoiser("a cat", scale=5.0)(x, level)
     assert guided.log_variance_fraction is not None and plain.log_variance_fraction is not None
     torch.testing.assert_close(guided.log_variance_fraction, plain.log_variance_fraction)
-    assert not torch.allclose(guided.x0, plain.x0)
+    assert float((guided.x0 - plain.x0).abs().max()) > 0.1
 
 
 class HalfNetwork(torch.nn.Module):
