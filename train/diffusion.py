@@ -1,13 +1,11 @@
-"""Train a diffusion model: ``train_diffusion(TrainConfig(...))``, or ``python -m steerdiff.train.diffusion FILE``."""
+"""Train a diffusion model: ``train_diffusion(TrainConfig(...))``."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,8 @@ from steerdiff.models import (
 )
 from steerdiff.samplers import NoiseSchedule
 
-from .config import TrainConfig, read_config
+from .checkpoints import Checkpoints
+from .config import TrainConfig
 from .data import Dataset, ImageFolder, Labels
 from .distributed import World, join_world
 from .loop import Trainer, TrainResult
@@ -141,7 +140,7 @@ def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Tr
         f"batch_size {config.batch_size} cannot be cut into {world.size} processes x {config.accumulate} parts",
     )
     model, schedule = build_model(config), NoiseSchedule.from_dict(config.schedule)
-    if config.init_from is not None:
+    if config.init_from is not None and not Checkpoints(Path(config.folder) / "checkpoints", 1).paths():
         _start_from(model, config.init_from)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(device)
@@ -206,21 +205,3 @@ def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool
         return trainer.run(progress=progress)
     finally:
         world.leave()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m steerdiff.train.diffusion", description=__doc__)
-    parser.add_argument("config", help="JSON or YAML file of a TrainConfig")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO)
-    try:
-        result = train_diffusion(read_config(options.config), resume=options.resume)
-    except UserError as error:
-        parser.exit(2, f"error: {error}\n")
-    return 0 if result.completed else 130
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -169,6 +169,8 @@ def test_a_run_starts_from_the_average_of_another(tmp_path: Path) -> None:
     slow = dataclasses.replace(second, learning_rate=1e-30)
     for name, weight in train(slow)["model"].items():
         torch.testing.assert_close(weight, average[name])
+    gone = dataclasses.replace(slow, init_from=str(tmp_path / "gone"), steps=2)  # not needed to go on
+    train(gone, resume=True)
     other = dataclasses.replace(second, folder=str(tmp_path / "third"), text={"words": WORDS, "width": 32, "length": 5})
     with pytest.raises(UserError, match="does not fit this architecture"):
         train_diffusion(other)
