@@ -1,0 +1,1 @@
+"""Art and weights that ship with the package; read them with ``importlib.resources``."""
