@@ -251,7 +251,7 @@ class NoiseSchedule:
             eps: Standard normal noise of the shape of ``x0``.
         """
         if isinstance(t, Level):
-            return x0 if t.clean else math.sqrt(t.alpha_bar) * x0 + math.sqrt(1 - t.alpha_bar) * eps
+            return math.sqrt(t.alpha_bar) * x0 + math.sqrt(1 - t.alpha_bar) * eps
         kept, added = np.sqrt(self.alpha_bars), np.sqrt(1 - self.alpha_bars)
         return self.gather(kept, t, x0) * x0 + self.gather(added, t, x0) * eps
 

@@ -85,6 +85,11 @@ def test_uniform_ddim_may_visit_more_times_and_quad_fewer() -> None:
     assert len(spaced_times(1000, 100, "quad")) == 96
 
 
+def test_linspace_rounds_half_to_even() -> None:
+    assert spaced_times(1000, 5, "linspace") == [0, 250, 500, 749, 999]  # of 249.75, 499.5 and 749.25
+    assert spaced_times(7, 5, "linspace") == [0, 2, 3, 4, 6]  # of 1.5 and 4.5
+
+
 def test_one_step_starts_at_the_top_where_the_spacing_reaches_it() -> None:
     assert spaced_times(1000, 1, "linspace") == spaced_times(1000, 1, "trailing") == [999]
     assert spaced_times(1000, 1, "leading") == [0]
