@@ -13,6 +13,7 @@ from torch import Tensor
 from steerdiff.train.config import TrainConfig
 
 WORDS = ("red", "green", "blue", "thing")
+UNET = {"model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "attention_at": (1,)}
 
 
 def make_images(folder: Path, count: int = 10) -> Path:
@@ -34,7 +35,7 @@ def tiny_config(folder: Path, name: str = "run", **changes: Any) -> TrainConfig:
         make_images(images)
     values: dict[str, Any] = {
         "folder": str(folder / name),
-        "unet": {"model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "attention_at": (1,)},
+        "unet": UNET,
         "text": {"words": WORDS, "width": 16, "depth": 1, "heads": 2, "length": 5},
         "schedule": {"name": "cosine", "T": 100},
         "data": "folder",

@@ -14,14 +14,13 @@ from torch import Tensor
 from steerdiff.train.config import TrainConfig
 from steerdiff.train.diffusion import train_diffusion
 
-from .runs import WORDS, same, state_of, tiny_config
+from .runs import UNET, WORDS, same, state_of, tiny_config
 
 BASE: dict[str, Any] = {"steps": 4, "weight_decay": 0.1, "decay": "linear", "decay_steps": 3, "caption_dropout": 0.5}
-UNET = {"model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1}
 
 #: Another value for each field that changes the weights.
 CHANGES_WEIGHTS: dict[str, Any] = {
-    "unet": {**UNET, "attention_at": ()},
+    "unet": {**UNET, "dropout": 0.5},
     "text": {"words": WORDS, "width": 16, "depth": 2, "heads": 2, "length": 5},
     "schedule": {"name": "linear", "T": 100},
     "parameterization": "eps",
@@ -99,7 +98,7 @@ def test_the_field_changes_the_weights(field: str, base: tuple[Path, dict[str, T
         settings[field] = {"path": str(folder / "images"), "labels": "caption", **value}
     elif field == "data":
         settings |= {"data_options": {}, "text": {"width": 16}, "image_size": 32}
-        settings["unet"] = {**UNET, "attention_at": (1,), "unshuffle": 4}
+        settings["unet"] = {**UNET, "unshuffle": 4}
     elif field == "init_from":
         settings[field] = str(folder / value)
     assert not same(final(tiny_config(folder, field, **settings)), expected)

@@ -13,7 +13,7 @@ import pytest
 
 from steerdiff.train.config import TrainConfig
 
-from .runs import curve, same, state_of, tiny_config
+from .runs import UNET, curve, same, state_of, tiny_config
 
 WORKER = Path(__file__).with_name("kill_worker.py")
 
@@ -32,7 +32,8 @@ def finish(config: TrainConfig, file: Path, most_deaths: int) -> int:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_run_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     # A row every step and a checkpoint every other, so that kills also meet files that are being written.
-    whole = tiny_config(tmp_path, "whole", steps=30, checkpoint_every=2, keep_checkpoints=2, batch_size=2)
+    unet = {**UNET, "dropout": 0.3}
+    whole = tiny_config(tmp_path, "whole", unet=unet, steps=30, checkpoint_every=2, keep_checkpoints=2, batch_size=2)
     killed = dataclasses.replace(whole, folder=str(tmp_path / "killed"))
     assert finish(whole, tmp_path / "whole.json", 0) == 0
     assert finish(killed, tmp_path / "killed.json", 5) >= 3
