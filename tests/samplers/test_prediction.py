@@ -193,3 +193,12 @@ def identity(x: Tensor, t: Tensor) -> Tensor:
 def test_bad_predictions_get_a_clear_error(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_quantile_of_the_denoiser_is_used() -> None:
+    x = normal(25)
+    low, high = (
+        NetworkDenoiser(network=lambda x, t: -3 * x, clip="dynamic", quantile=quantile)(x, LEVEL).x0
+        for quantile in (0.5, 0.995)
+    )
+    assert not torch.allclose(low, high)
