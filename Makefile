@@ -61,7 +61,7 @@ gpu: $(READY)  ## gpu tests, bench and a short training run, on a machine with a
 	PY="$(PY)" OUT="$(OUT)/gpu" bash scripts/gpu.sh
 
 assets: $(READY)  ## remake everything that depends on the base weights, in order, and record the hashes
-	$(PY) -m steerdiff.scripts.assets
+	$(PY) -m steerdiff.scripts.assets $(if $(BASE),--base $(BASE))
 
 golden: $(READY)  ## only the tests against the golden files (STEERDIFF_GOLDEN names another folder)
 	$(PYTEST) -q -k golden

@@ -1,6 +1,5 @@
 """Install steerdiff: the folders at the root become ``steerdiff.<folder>`` through the links in ``src/steerdiff``."""
 
-import os
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -12,11 +11,4 @@ if not all(Path("src/steerdiff", part, "__init__.py").is_file() for part in PART
         package_dir[f"steerdiff.{part}"] = part
         packages += [f"steerdiff.{part}", *(f"steerdiff.{part}.{sub}" for sub in find_packages(part))]
 
-ext_modules, cmdclass = [], {}
-if os.environ.get("STEERDIFF_BUILD_CUDA") == "1":  # pip install --no-build-isolation .; else built on first use
-    from torch.utils.cpp_extension import BuildExtension, CUDAExtension
-
-    sources = ["models/kernels/attention.cu", "models/kernels/binding.cpp"]
-    ext_modules, cmdclass = [CUDAExtension("steerdiff.models.kernels._C", sources)], {"build_ext": BuildExtension}
-
-setup(package_dir=package_dir, packages=packages, ext_modules=ext_modules, cmdclass=cmdclass)
+setup(package_dir=package_dir, packages=packages)

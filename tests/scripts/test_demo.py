@@ -15,6 +15,7 @@ from PIL import Image
 
 from steerdiff.io import read_settings
 from steerdiff.methods import METHODS
+from steerdiff.models import read_header, read_safetensors, save_safetensors
 from steerdiff.scripts import assets, bench_cases, demo
 from steerdiff.scripts.assets import STEPS, Stage
 from steerdiff.scripts.bench import measure
@@ -170,6 +171,18 @@ def test_assets_are_made_in_order_and_only_if_stale(
     assert assets.main(call) == 0 and made == ["b", "c", "b", "c"]
     (tmp_path / "c").write_text("edited by hand")
     assert assets.main(call) == 0 and made[4:] == ["c"]
+
+
+def test_the_base_weights_are_shipped_in_half_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "STEPS", {})
+    (tmp_path / "setup.py").write_text("")
+    weights = torch.linspace(-3, 3, 50)
+    save_safetensors(tmp_path / "run.safetensors", {"w": weights}, {"kind": "unet", "step": 7})
+    assert assets.main(["--root", str(tmp_path), "--base", str(tmp_path / "run.safetensors")]) == 0
+    shipped = tmp_path / "assets/weights/emoji64.safetensors"
+    header = read_header(shipped)
+    assert (header["name"], header["step"]) == ("emoji64", 7)
+    assert torch.equal(read_safetensors(shipped)["w"], weights.half())
 
 
 def test_no_stage_of_the_assets_uses_what_a_later_one_makes() -> None:
