@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +117,14 @@ def test_memory_format_is_taken_over(base: tuple[Path, dict[str, Tensor]]) -> No
     torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=5e-2)  # four steps of 1e-2 apart at most
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
-def test_a_compiled_model_trains_the_same_weights(base: tuple[Path, dict[str, Tensor]]) -> None:
+def test_a_compiled_model_trains_the_same_weights(
+    base: tuple[Path, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Traced but not translated: the code generator takes minutes and is PyTorch's to test.
+    compiled, compiler = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or compiler(model, backend="eager"))
     folder, expected = base
-    actual = final(tiny_config(folder, "compiled", **BASE, compile=True))
-    assert actual.keys() == expected.keys()
-    key = "raw unet.input_blocks.1.0.in_layers.2.weight"
-    torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=5e-2)
+    assert same(final(tiny_config(folder, "compiled", **BASE, compile=True)), expected) and len(compiled) == 1
 
 
 def test_files_follow_their_intervals(tmp_path: Path) -> None:
