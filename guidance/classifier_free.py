@@ -113,9 +113,7 @@ class ClassifierFree:
     cond: Condition  #: what the image should follow
     uncond: Condition  #: empty or negative
     scale: float | Tensor  #: guidance strength; a tensor [B] guides each image by its own
-    guided_channels: int | None = (
-        None  #: leading output channels that are guided; the rest (learned variance) is cond's
-    )
+    guided_channels: int | None = None  #: leading channels that are guided (None: all); the variance's are cond's
     control: Any = None  #: sees 2 B rows, the conditional ones first
 
     def __post_init__(self) -> None:

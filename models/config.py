@@ -28,9 +28,7 @@ class UNetConfig:
     num_heads: int = 1  #: attention heads where head_channels is None
     head_channels: int | None = None  #: channels of one head; overrides num_heads
     num_heads_upsample: int | None = None  #: heads of plain attention on the way up; None takes num_heads
-    attention_order: Literal["legacy", "new"] = (
-        "legacy"  #: heads before q, k, v ("legacy") or after; only plain attention
-    )
+    attention_order: Literal["legacy", "new"] = "legacy"  #: heads split before q, k, v or after; plain attention only
     scale_shift_norm: bool = False  #: time enters each block as scale and shift after its second norm (FiLM)
     resblock_updown: bool = False  #: residual blocks change the resolution, not single convolutions
     conv_resample: bool = True  #: a learned convolution when changing resolution; only without resblock_updown
@@ -42,7 +40,7 @@ class UNetConfig:
     self_attention_at: tuple[int, ...] | None = None  #: factors whose transformers keep self-attention; None for all
     feed_forward_mult: int = 4  #: inner width of a transformer's gated feed-forward over its outer width
     unshuffle: int = (
-        1  #: pixels of one grid cell per axis: x runs at 1/unshuffle of its size, channels grow by its square
+        1  #: pixels of a grid cell per axis: x becomes 1/unshuffle of its size with square as many channels
     )
 
     def __post_init__(self) -> None:

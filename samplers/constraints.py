@@ -33,9 +33,7 @@ class KnownRegion:
     x0: Tensor  #: clean image [B, C, H, W]
     keep: Tensor = field(kw_only=True)  #: 1 where the image is known, else 0; broadcast over [B, C, H, W]
     at: At = field(default="there", kw_only=True)  #: level of the reference
-    before_network: bool = field(
-        default=False, kw_only=True
-    )  #: only where a denoising move follows, whatever came before
+    before_network: bool = field(default=False, kw_only=True)  #: act where a denoising move follows, after any move
     eps: Tensor | None = field(default=None, kw_only=True)  #: one noise [B, C, H, W] for all moves; None draws anew
     resets_history: ClassVar[bool] = True
 
@@ -58,9 +56,7 @@ class FilteredReference:
     low_pass: Callable[[Tensor], Tensor] = field(kw_only=True)  #: phi, linear
     moves: int | None = field(default=None, kw_only=True)  #: only the first so many moves; None is all of them
     at: At = field(default="there", kw_only=True)  #: level of the reference
-    final: bool = field(
-        default=False, kw_only=True
-    )  #: also the move that ends clean, against clean y, whatever ``moves``
+    final: bool = field(default=False, kw_only=True)  #: also the move that ends clean, against y itself
     resets_history: ClassVar[bool] = True
 
     def __call__(self, step: Step, move: Move, noise: Noise) -> Tensor:

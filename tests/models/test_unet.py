@@ -182,3 +182,46 @@ def test_channels_last_gives_the_same_picture(network):
     other = filled(TEXT).to(memory_format=torch.channels_last)
     result = other(x.contiguous(memory_format=torch.channels_last), t, context)
     assert torch.allclose(expected, result, atol=1e-4)
+
+
+PLAIN = UNetConfig(model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_at=(1, 2), num_heads=4)
+OTHER_VALUES = {
+    "in_channels": (PLAIN, 6),
+    "out_channels": (PLAIN, 6),
+    "model_channels": (PLAIN, 64),
+    "channel_mult": (PLAIN, (1, 3)),
+    "num_res_blocks": (PLAIN, 2),
+    "attention_at": (PLAIN, (2,)),
+    "num_heads": (PLAIN, 2),
+    "head_channels": (PLAIN, 16),
+    "num_heads_upsample": (PLAIN, 2),
+    "attention_order": (PLAIN, "new"),
+    "scale_shift_norm": (PLAIN, True),
+    "resblock_updown": (PLAIN, True),
+    "conv_resample": (PLAIN, False),
+    "dropout": (PLAIN, 0.5),
+    "num_classes": (PLAIN, 3),
+    "context_dim": (PLAIN, 16),
+    "transformer_depth": (TEXT, 2),
+    "linear_projections": (TEXT, True),
+    "self_attention_at": (TEXT, None),
+    "feed_forward_mult": (TEXT, 2),
+    "unshuffle": (PLAIN, 2),
+}
+
+
+def fingerprint(config: UNetConfig) -> object:
+    """What a configuration decides: the weights' names and shapes, and the output of a network in training mode."""
+    network = filled(config).train()
+    x, t, context = inputs()
+    x = x[:, :1].repeat(1, config.in_channels, 1, 1)
+    y = None if config.num_classes is None else torch.tensor([0, 2])
+    torch.manual_seed(2)
+    out = network(x, t, None if config.context_dim is None else context, y)
+    return {name: value.shape for name, value in network.state_dict().items()}, out.sum().item()
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(UNetConfig)])
+def test_every_field_changes_the_network(name):
+    config, value = OTHER_VALUES[name]
+    assert fingerprint(dataclasses.replace(config, **{name: value})) != fingerprint(config)
