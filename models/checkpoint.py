@@ -35,6 +35,7 @@ def save_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
         save_file(data, temporary, metadata={"steerdiff": text})
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)  # safetensors makes it readable by its owner only
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}); check that its folder exists and has space") from error

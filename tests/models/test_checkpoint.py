@@ -20,6 +20,7 @@ def test_saving_then_loading_is_the_identity(tmp_path):
     assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
     assert read_header(path) == {"format": 1, "kind": "test", "size": 64}
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+    assert path.stat().st_mode & 0o044 == 0o044  # others can read it
 
 
 def test_a_failed_save_leaves_the_old_file_whole(tmp_path):

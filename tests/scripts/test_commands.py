@@ -229,7 +229,12 @@ def test_info_says_what_a_file_holds(steerdiff: Run, weights: Path, tmp_path: Pa
 def test_ctrl_c_leaves_with_130_and_one_line(weights: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "steerdiff", "sample", "a red cat", "--steps", "1000", "--n", "8"]
     command += ["--weights", str(weights), "--out", str(tmp_path), "--threads", "1", "--solver", "ddim"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background ignore Ctrl-C
+    )
     assert process.stderr is not None
     seen = ""
     start = time.monotonic()
