@@ -39,7 +39,7 @@ class Sample(ModelFlags):
     label: int | None = None  #: class label, for a class-conditional model
     seed: int | tuple[int, ...] = 0  #: image k uses seed + k; or one seed for each image
     solver: str = "dpm++2m"  #: ddpm, ddim, dpm++2m, ...; ddim:eta=0.5 sets a field
-    spacing: Spacing = "trailing"  #: how the steps are spread over the noise levels
+    spacing: Spacing = "log_snr"  #: how the steps are spread over the noise levels
     batch: int = 32  #: images computed at once
     out: Path = Path("out/sample")  #: folder for the images
 

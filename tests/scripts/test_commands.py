@@ -17,11 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
+from steerdiff.guidance import Model
 from steerdiff.io import load_image, load_mask, read_settings
 from steerdiff.methods import METHODS
 from steerdiff.scripts.cli import COMMANDS
 from steerdiff.scripts.field_docs import field_docs
 from steerdiff.scripts.method_flags import flags_class
+from steerdiff.scripts.sample import Sample
 
 from .conftest import SIZE, Done, save_tiny
 
@@ -93,6 +95,12 @@ def test_samples_carry_their_settings(steerdiff: Run, weights: Path, tmp_path: P
     assert settings["seed"] == 6 and settings["prompt"] == "a red cat" and settings["index"] == 1
     assert settings["options"]["steps"] == 3 and settings["model"]["sha256"] and settings["environment"]["torch"]
     assert first.with_suffix(".json").is_file() and (tmp_path / "grid.png").is_file()
+
+
+def test_the_command_and_the_library_sample_alike_by_default() -> None:
+    ours, theirs = Sample(), inspect.signature(Model.sample).parameters
+    for name in ("n", "steps", "guidance", "negative", "seed", "solver", "spacing", "batch"):
+        assert getattr(ours, name) == theirs[name].default, name
 
 
 def test_image_k_is_the_image_of_its_seed(steerdiff: Run, weights: Path, tmp_path: Path) -> None:
