@@ -46,6 +46,7 @@ class LoopConfig:
     channels_last: bool = True  #: memory format of the convolutions; measured 1.9 times faster on a CPU
     compile: bool = False  #: torch.compile the model
     seed: int = 0  #: decides the initial weights, the order of the data, times, noise and dropped captions
+    place_steps: int = 0  #: steps that first teach the text encoder, from captions alone, where captions put things
     init_from: str | None = None  #: folder or weights.safetensors of a run whose averaged weights this one starts from
 
     log_every: int = 50  #: steps between rows of metrics.csv
@@ -63,7 +64,7 @@ class LoopConfig:
                 raise UserError(f"{name} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup_steps", "decay_steps", "workers", "sample_every", "seed"):
+        for name in ("warmup_steps", "decay_steps", "place_steps", "workers", "sample_every", "seed"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
             value = getattr(self, name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +34,13 @@ from .data import Dataset, ImageFolder, Labels
 from .distributed import World, join_world
 from .loop import Trainer, TrainResult
 from .losses import DiffusionLoss
+from .places import teach_places
 from .samples import SampleGrid
 from .scenes import WORDS, EmojiScenes
 
 __all__ = ["build_dataset", "build_model", "build_trainer", "train_diffusion"]
+
+_log = logging.getLogger(__name__)
 
 
 def build_dataset(config: TrainConfig) -> Dataset:
@@ -106,6 +110,20 @@ def _start_from(model: nn.Module, source: str) -> None:
     load_into(model, read_safetensors(path), str(path))
 
 
+def _prepare(config: TrainConfig, model: TextToImage | UNet) -> None:
+    """Give the model of a new run the weights it starts from, and its text encoder its lesson."""
+    if config.init_from is not None:
+        _start_from(model, config.init_from)
+    if config.place_steps:
+        scenes = build_dataset(config)
+        require(
+            isinstance(model, TextToImage) and isinstance(scenes, EmojiScenes),
+            "place_steps needs a text encoder and the emoji scenes; set it to 0",
+        )
+        share = teach_places(cast(TextToImage, model).text, cast(EmojiScenes, scenes), steps=config.place_steps)
+        _log.info("the text encoder names the right side of %.1f %% of the things in two-object captions", 100 * share)
+
+
 def _check_resumed(config: TrainConfig, folder: Path) -> None:
     """Raise UserError if the run in ``folder`` was started with settings that may not change."""
     path = folder / "config.json"
@@ -140,8 +158,8 @@ def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Tr
         f"batch_size {config.batch_size} cannot be cut into {world.size} processes x {config.accumulate} parts",
     )
     model, schedule = build_model(config), NoiseSchedule.from_dict(config.schedule)
-    if config.init_from is not None and not Checkpoints(Path(config.folder) / "checkpoints", 1).paths():
-        _start_from(model, config.init_from)
+    if not Checkpoints(Path(config.folder) / "checkpoints", 1).paths():
+        _prepare(config, model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(device)
     for parameter in model.parameters():

@@ -56,6 +56,7 @@ TESTED_ELSEWHERE = {
     "device": "test_a_run_on_the_gpu_resumes",
     "channels_last": "test_memory_format_is_taken_over",
     "compile": "test_a_compiled_model_trains_the_same_weights",
+    "place_steps": "test_a_run_takes_its_lesson_once",
     "log_every": "test_files_follow_their_intervals",
     "checkpoint_every": "test_files_follow_their_intervals",
     "keep_checkpoints": "test_files_follow_their_intervals",
