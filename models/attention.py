@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,9 +62,13 @@ class AttentionBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from cells to text states, or to the cells themselves when no context is given."""
+    """Attention from cells to text states, or to the cells themselves when no context is given.
 
-    def __init__(self, channels: int, context_dim: int, heads: int, site: Site) -> None:
+    With ``positioned`` the queries get a linear term in their cell's coordinates, 0 at first. Without it a network
+    learns which word belongs on which side only as fast as zero padding tells its features where they are.
+    """
+
+    def __init__(self, channels: int, context_dim: int, heads: int, site: Site, positioned: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.site = site
@@ -71,15 +76,34 @@ class CrossAttention(nn.Module):
         self.to_k = nn.Linear(context_dim, channels, bias=False)
         self.to_v = nn.Linear(context_dim, channels, bias=False)
         self.to_out = nn.Sequential(nn.Linear(channels, channels), nn.Identity())
+        self.to_q_position = zeroed(nn.Linear(2, channels, bias=False)) if positioned else None
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None, control: Control | None = None
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        control: Control | None = None,
+        coordinates: Tensor | None = None,
     ) -> Tensor:
-        """Return [B, N, C] from ``x`` [B, N, C], ``context`` [B, L, D] and ``mask`` [B, L] (True may be seen)."""
+        """Return the mixed values of what each cell looks at.
+
+        Args:
+            x: Cells [B, N, C].
+            context: Text states [B, L, D]; None for the cells themselves.
+            mask: [B, L], True where a text state may be seen; None for all.
+            control: What to read or change here.
+            coordinates: x and y of each cell [N, 2] in [-1, 1]; used by positioned queries only.
+
+        Returns:
+            [B, N, C].
+        """
         source = x if context is None else context
+        q = self.to_q(x)
+        if self.to_q_position is not None:
+            q = q + self.to_q_position(coordinates)
         q, k, v = (
-            rearrange(part, "b n (m d) -> b m n d", m=self.heads)
-            for part in (self.to_q(x), self.to_k(source), self.to_v(source))
+            rearrange(part, "b n (m d) -> b m n d", m=self.heads) for part in (q, self.to_k(source), self.to_v(source))
         )
         seen = None if mask is None else mask[:, None, None, :]
         out: Tensor = self.to_out(rearrange(attend(q, k, v, seen, self.site, control), "b m n d -> b n (m d)"))
@@ -113,16 +137,24 @@ class TransformerBlock(nn.Module):
             self.norm1 = nn.LayerNorm(channels)
             self.attn1 = CrossAttention(channels, channels, heads, _named(site, "attn1", "self"))
         self.has_self = has_self
-        self.attn2 = CrossAttention(channels, context_dim, heads, _named(site, "attn2", "cross"))
+        cross = _named(site, "attn2", "cross")
+        self.attn2 = CrossAttention(channels, context_dim, heads, cross, config.positioned_queries)
         self.ff = GatedFeedForward(channels, config.feed_forward_mult)
         self.norm2 = nn.LayerNorm(channels)
         self.norm3 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None, control: Control | None) -> Tensor:
-        """Return [B, N, C]."""
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        mask: Tensor | None,
+        control: Control | None,
+        coordinates: Tensor | None,
+    ) -> Tensor:
+        """Return [B, N, C]; arguments as for `CrossAttention`."""
         if self.has_self:
             x = x + self.attn1(self.norm1(x), control=control)
-        x = x + self.attn2(self.norm2(x), context, mask, control)
+        x = x + self.attn2(self.norm2(x), context, mask, control, coordinates)
         x = x + self.ff(self.norm3(x))
         return x
 
@@ -135,7 +167,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, site: Site) -> None:
         super().__init__()
-        self.linear = config.linear_projections
+        self.linear, self.positioned = config.linear_projections, config.positioned_queries
         self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
         blocks = (
@@ -149,16 +181,23 @@ class SpatialTransformer(nn.Module):
         self, x: Tensor, context: Tensor | None, mask: Tensor | None = None, control: Control | None = None
     ) -> Tensor:
         """Return [B, C, H, W]."""
-        height = x.shape[2]
+        height, width = x.shape[2:]
         tokens = self._project(self.proj_in, rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        coordinates = _coordinates(height, width, x.device).to(x.dtype) if self.positioned else None
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, mask, control)
+            tokens = block(tokens, context, mask, control, coordinates)
         return x + rearrange(self._project(self.proj_out, tokens), "b (h w) c -> b c h w", h=height)
 
     def _project(self, module: nn.Linear | nn.Conv2d, tokens: Tensor) -> Tensor:
         """Apply a linear map, stored either as such or as a 1x1 convolution, to [B, N, C]."""
         weight = module.weight if self.linear else module.weight[:, :, 0, 0]
         return functional.linear(tokens, weight, module.bias)
+
+
+def _coordinates(height: int, width: int, device: torch.device) -> Tensor:
+    """Return x and y of the cells' centres, row by row, [height * width, 2] in (-1, 1)."""
+    rows, columns = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(-1, 2)
 
 
 def _named(site: Site, suffix: str, kind: str) -> Site:

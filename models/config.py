@@ -38,6 +38,7 @@ class UNetConfig:
     transformer_depth: int = 1  #: transformer blocks at each attention place
     linear_projections: bool = False  #: transformers enter and leave by linear maps (SD 2.x) and not 1x1 convolutions
     self_attention_at: tuple[int, ...] | None = None  #: factors whose transformers keep self-attention; None for all
+    positioned_queries: bool = False  #: queries of cross-attention also see where their cell lies (the embedded model)
     feed_forward_mult: int = 4  #: inner width of a transformer's gated feed-forward over its outer width
     unshuffle: int = (
         1  #: pixels of a grid cell per axis: x becomes 1/unshuffle of its size with square as many channels

@@ -104,10 +104,14 @@ def _header(config: TrainConfig, model: TextToImage | UNet, schedule: NoiseSched
 
 
 def _start_from(model: nn.Module, source: str) -> None:
-    """Fill ``model`` with the averaged weights of another run, given by its folder or its weights file."""
+    """Fill ``model`` with the averaged weights of another run, given by its folder or its weights file.
+
+    What the model has beyond that run's stays at its start if that is zero, so that at first nothing changes.
+    """
     path = Path(source) / "weights.safetensors" if Path(source).is_dir() else Path(source)
     read_header(path)
-    load_into(model, read_safetensors(path), str(path))
+    added = {name: value for name, value in model.state_dict().items() if not value.any()}
+    load_into(model, {**added, **read_safetensors(path)}, str(path))
 
 
 def _prepare(config: TrainConfig, model: TextToImage | UNet) -> None:

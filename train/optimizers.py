@@ -15,7 +15,9 @@ from .muon import Muon
 
 __all__ = ["load_optimizers", "make_optimizers", "rate_factor"]
 
-_NOT_FOR_MUON = re.compile(r"(^|\.)(input_blocks\.0\.0|conv_in|out\.2|conv_out|time_embed\.\d|emb_layers\.\d)\.weight$")
+_NOT_FOR_MUON = re.compile(
+    r"(^|\.)(input_blocks\.0\.0|conv_in|out\.2|conv_out|time_embed\.\d|emb_layers\.\d|to_q_position)\.weight$"
+)
 """First and last layer of a UNet, whose rows or columns are pixels, and the layers that carry time, which are wide but
 simple: to make them orthogonal would cost as much as all others together."""
 

@@ -64,6 +64,18 @@ def test_unshuffle_equals_a_network_on_rearranged_pixels(network):
 
 
 @torch.no_grad()
+def test_positioned_queries_change_nothing_until_they_are_trained_and_then_tell_the_sides_apart(network):
+    x, t, context = inputs()
+    positioned = UNet(dataclasses.replace(TEXT, positioned_queries=True)).eval()
+    missing = positioned.load_state_dict(network.state_dict(), strict=False).missing_keys
+    assert len(missing) == 7 and all(name.endswith("attn2.to_q_position.weight") for name in missing)
+    assert torch.equal(positioned(x, t, context), network(x, t, context))
+    for name in missing:
+        torch.nn.init.normal_(positioned.get_parameter(name))
+    assert not torch.allclose(positioned(x, t, context), network(x, t, context), atol=1e-3)
+
+
+@torch.no_grad()
 def test_a_batch_is_its_images(network):
     x, t, context = inputs(4)
     together = network(x, t, context)
@@ -205,6 +217,7 @@ OTHER_VALUES = {
     "transformer_depth": (TEXT, 2),
     "linear_projections": (TEXT, True),
     "self_attention_at": (TEXT, None),
+    "positioned_queries": (TEXT, True),
     "feed_forward_mult": (TEXT, 2),
     "unshuffle": (PLAIN, 2),
 }
