@@ -47,6 +47,7 @@ class LoopConfig:
     compile: bool = False  #: torch.compile the model
     seed: int = 0  #: decides the initial weights, the order of the data, times, noise and dropped captions
     place_steps: int = 0  #: steps that first teach the text encoder, from captions alone, where captions put things
+    freezes_text: bool = False  #: the text encoder keeps the weights it starts from, or that its lesson gives it
     init_from: str | None = None  #: folder or weights.safetensors of a run whose averaged weights this one starts from
 
     log_every: int = 50  #: steps between rows of metrics.csv

@@ -164,6 +164,8 @@ def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Tr
     model, schedule = build_model(config), NoiseSchedule.from_dict(config.schedule)
     if not Checkpoints(Path(config.folder) / "checkpoints", 1).paths():
         _prepare(config, model)
+    if config.freezes_text and isinstance(model, TextToImage):
+        model.text.requires_grad_(False)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model = model.to(device)
     for parameter in model.parameters():

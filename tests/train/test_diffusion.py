@@ -177,6 +177,26 @@ def test_a_run_starts_from_the_average_of_another(tmp_path: Path) -> None:
         train_diffusion(other)
 
 
+def test_a_frozen_text_encoder_keeps_its_weights(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, freezes_text=True)
+    start = build_model(config).state_dict()
+    moved = {name for name, weight in train(config)["model"].items() if not torch.equal(weight, start[name])}
+    assert moved and all(name.startswith("unet.") for name in moved)
+    train(dataclasses.replace(config, steps=5), resume=True)
+
+
+def test_layers_that_the_other_run_lacks_start_at_zero(tmp_path: Path) -> None:
+    first = tiny_config(tmp_path)
+    average = train(first)["ema"]
+    unet = {**first.unet, "positioned_queries": True}
+    second = dataclasses.replace(first, folder=str(tmp_path / "second"), init_from=first.folder, unet=unet, steps=1)
+    weights = train(dataclasses.replace(second, learning_rate=1e-30))["model"]
+    added = {name: weight for name, weight in weights.items() if name not in average}
+    assert added and all("to_q_position" in name for name in added)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, average.get(name, torch.zeros_like(weight)))
+
+
 def test_adm_recipe_trains_classes_with_a_learned_variance(tmp_path: Path) -> None:
     config = tiny_config(
         tmp_path,

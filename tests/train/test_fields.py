@@ -57,6 +57,7 @@ TESTED_ELSEWHERE = {
     "channels_last": "test_memory_format_is_taken_over",
     "compile": "test_a_compiled_model_trains_the_same_weights",
     "place_steps": "test_a_run_takes_its_lesson_once",
+    "freezes_text": "test_a_frozen_text_encoder_keeps_its_weights",
     "log_every": "test_files_follow_their_intervals",
     "checkpoint_every": "test_files_follow_their_intervals",
     "keep_checkpoints": "test_files_follow_their_intervals",
