@@ -52,7 +52,8 @@ def _recogniser(root: Path) -> None:
 
 
 def _evaluation(root: Path) -> None:
-    _steerdiff("evaluate", "embedded", "--weights", root / _BASE, "--out", root / _RESULTS)
+    flags = ("--steps", 12, "--weights", root / _BASE, "--out", root / _RESULTS)
+    _steerdiff("evaluate", "embedded", *flags)
 
 
 def _gallery(root: Path) -> None:
