@@ -20,7 +20,7 @@ from .field_docs import field_docs
 from .solver_text import is_solver, solver_rule, solver_to_text
 from .suggestions import check_keys
 
-__all__ = ["parse", "plain", "read_mapping", "restore"]
+__all__ = ["parse", "plain", "read_mapping", "restore", "take_flag"]
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def parse(
         UserError: The file is unreadable, names an unknown field or holds a value of the wrong type.
         SystemExit: ``--help`` (0) or a bad flag (2), explained on stderr.
     """
-    rest, file = _take_config(arguments)
+    rest, file = take_flag(arguments, "--config", "--config names no file; give a .yaml or .json file after it")
     defaults = {**(values or {}), **({} if file is None else _typed(cls, read_mapping(file), file))}
     text = (inspect.getdoc(cls) or "").replace("``", "")
     description = "\n\n".join(filter(None, [text, note, _CONFIG_NOTE]))
@@ -93,18 +93,23 @@ def read_mapping(file: str | Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
-def _take_config(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    rest, file = [], None
+def take_flag(arguments: Sequence[str], flag: str, missing: str) -> tuple[list[str], str | None]:
+    """Return the arguments without ``flag`` and its value, and the value (the last if it is given twice).
+
+    Raises:
+        UserError: Nothing follows the flag; the message is ``missing``.
+    """
+    rest, value = [], None
     items = iter(arguments)
     for item in items:
-        if item == "--config":
-            file = next(items, None)
-            require(file is not None, "--config names no file; give a .yaml or .json file after it")
-        elif item.startswith("--config="):
-            file = item.split("=", 1)[1]
+        if item == flag:
+            value = next(items, None)
+            require(value is not None, missing)
+        elif item.startswith(f"{flag}="):
+            value = item.split("=", 1)[1]
         else:
             rest.append(item)
-    return rest, file
+    return rest, value
 
 
 def _shadow(cls: type[Any], values: Mapping[str, Any]) -> type[Any]:

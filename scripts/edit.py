@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerdiff.errors import require
 
-from .arguments import parse, restore
+from .arguments import parse, restore, take_flag
 from .method_flags import PICTURES, apply, flags_class, method_of, preset, presets_of
 from .outputs import Batch, Inputs, save_batch
 
@@ -43,7 +43,7 @@ def run_method(name: str, arguments: Sequence[str], prog: str, *, command: str) 
 
 def method_flags(name: str, arguments: Sequence[str], prog: str) -> Any:
     """Return the flags of a method, checked as far as can be without a model."""
-    rest, label = _take_preset(arguments)
+    rest, label = take_flag(arguments, "--preset", "--preset names none; give its name after it")
     values = {} if label is None else preset(name, label)
     note = f"Presets, by --preset NAME: {', '.join(presets_of(name))}." if presets_of(name) else ""
     flags = parse(flags_class(name), rest, prog=prog, values=values, note=note)
@@ -92,20 +92,6 @@ def _load(flags: Any, size: int) -> Inputs:
         for name, path in paths.items()
     }
     return Inputs(images=images, paths={name: str(path) for name, path in paths.items()})
-
-
-def _take_preset(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    rest, label = [], None
-    items = iter(arguments)
-    for item in items:
-        if item == "--preset":
-            label = next(items, None)
-            require(label is not None, "--preset names none; give its name after it")
-        elif item.startswith("--preset="):
-            label = item.split("=", 1)[1]
-        else:
-            rest.append(item)
-    return rest, label
 
 
 def _methods(prog: str) -> str:
