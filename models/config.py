@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from steerdiff.errors import UserError, require
 
-__all__ = ["UNetConfig", "config_from_dict"]
+__all__ = ["AutoencoderConfig", "EncoderUNetConfig", "Pool", "UNetConfig", "config_from_dict"]
+
+#: How a classifier turns its features into logits (guided-diffusion's names).
+Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,9 @@ class UNetConfig:
     resblock_updown: bool = False  #: residual blocks change the resolution, not single convolutions
     conv_resample: bool = True  #: a learned convolution when changing resolution; only without resblock_updown
     dropout: float = 0.0  #: dropout in residual blocks, in [0, 1)
+    norm_eps: float = 1e-5  #: of the group norms outside transformers; DDPM has 1e-6
+    time_features: Literal["cos_sin", "sin_cos"] = "cos_sin"  #: "sin_cos" is DDPM's order, with its frequencies
+    pads_after: bool = False  #: strided convolutions pad below and to the right only, as DDPM's do
     num_classes: int | None = None  #: class labels y in [0, num_classes); None for no labels
     context_dim: int | None = None  #: width of the text states; None for a UNet without text
     transformer_depth: int = 1  #: transformer blocks at each attention place
@@ -79,6 +85,72 @@ class UNetConfig:
         heads = self.num_heads_upsample if up and self.num_heads_upsample is not None else self.num_heads
         require(channels % heads == 0, f"attention over {channels} channels does not divide into {heads} heads")
         return heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderUNetConfig:
+    """Shape of ADM's noisy classifier: the way down of a UNet, its middle, and a pool that gives logits.
+
+    Source: Dhariwal & Nichol 2021, section 4.
+    """
+
+    trunk: UNetConfig  #: the way down; ``out_channels`` is the number of classes
+    image_size: int  #: height and width in pixels; the attention pool has a position for each of its cells
+    pool: Pool = "attention"  #: all published classifiers use the attention pool
+
+    def __post_init__(self) -> None:
+        """Check the pool and the size."""
+        require(self.pool in get_args(Pool), f"pool is {self.pool!r}; known are {', '.join(get_args(Pool))}")
+        require(
+            self.image_size % self.trunk.divisor == 0,
+            f"image_size is {self.image_size}; it must be divisible by {self.trunk.divisor}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Shape of a first stage, which maps images to latents and back. The defaults are Stable Diffusion's.
+
+    Source: Rombach et al. 2022, section 3.1; Esser et al. 2021 (VQ).
+    """
+
+    kind: Literal["kl", "vq"] = "kl"  #: a normal posterior, or a codebook
+    in_channels: int = 3  #: channels of images
+    channels: int = 128  #: base width, multiplied by channel_mult at each level
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)  #: width of each level; each level but the first halves the size
+    num_res_blocks: int = 2  #: residual blocks of a level of the encoder; one more in the decoder
+    attention_at: tuple[int, ...] = ()  #: downsampling factors that carry attention, beside the middle
+    z_channels: int = 4  #: channels between the convolutions of encoder and decoder
+    embed_dim: int = 4  #: channels of a latent
+    codebook_size: int | None = None  #: vectors of a VQ codebook
+    scale_factor: float = 0.18215  #: latents are multiplied by it on the way to the diffusion model
+
+    def __post_init__(self) -> None:
+        """Turn lists (from JSON) into tuples and reject impossible shapes."""
+        for name in ("channel_mult", "attention_at"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(self.kind in ("kl", "vq"), f"kind is {self.kind!r}; known are 'kl' and 'vq'")
+        require(self.scale_factor > 0, f"scale_factor is {self.scale_factor}; it must be positive")
+        require(
+            (self.codebook_size is not None) == (self.kind == "vq"),
+            "codebook_size belongs to kind 'vq', and must be given there",
+        )
+        for mult in self.channel_mult:
+            width = mult * self.channels
+            require(width % 32 == 0, f"a level has {width} channels; group normalisation needs a multiple of 32")
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a latent cell per axis."""
+        return int(2 ** (len(self.channel_mult) - 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
