@@ -1,5 +1,15 @@
 """Files of weights: read without running code, one tensor at a time, and matched to our networks by name."""
 
+from .keymap import KeyMap, Origin, fill, identity, published_tensors, read_ours
 from .reader import Entry, WeightFile
 
-__all__ = ["Entry", "WeightFile"]
+__all__ = [
+    "Entry",
+    "KeyMap",
+    "Origin",
+    "WeightFile",
+    "fill",
+    "identity",
+    "published_tensors",
+    "read_ours",
+]
