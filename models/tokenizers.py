@@ -89,7 +89,7 @@ def clip_words(text: str, undoes_html: bool) -> Words:
     Source: Radford et al. 2021, section 2.4; the vocabulary is the one inside open_clip.
     """
     tokenizer = _byte_pairs()
-    clean = tokenizer.clean_fn(text) if undoes_html else unicodedata.normalize("NFC", text).lower()
+    clean = tokenizer.clean_fn(text) if undoes_html else _lower(unicodedata.normalize("NFC", text))
     return [(word, list(_encode(tokenizer, word))) for word in clean.split()]
 
 
@@ -188,10 +188,15 @@ def _encode(tokenizer: Any, word: str) -> Iterator[int]:
         yield from (tokenizer.encoder[pair] for pair in tokenizer.bpe(symbols).split(" "))
 
 
+def _lower(text: str) -> str:
+    """Lower each letter by itself: as a whole Python would give a sigma at the end of a word another form."""
+    return "".join(letter.lower() for letter in text)
+
+
 def _bert_words(text: str) -> list[str]:
     """Split as bert-base-uncased does: lower case, no accents, punctuation and Chinese characters alone."""
     spread = "".join(_spread(letter) for letter in text)
-    plain = unicodedata.normalize("NFD", spread.lower())
+    plain = unicodedata.normalize("NFD", _lower(spread))
     words = "".join(
         f" {letter} " if _is_punctuation(letter) else letter for letter in plain if unicodedata.category(letter) != "Mn"
     )

@@ -63,6 +63,7 @@ def test_pieces_of_a_prompt_are_its_letters_without_spaces():
         assert "".join(pieces) == text.replace(" ", "")
         assert len(pieces) == int((ids[0] == 49407).int().argmax()) - 1
     assert model.pieces("") == []
+    assert model.pieces("ΑΣ") == ["", "α", "", "σ"]  # each letter by itself; Python's lower() would end on "ς"
     assert "".join(clip_pieces("a&amp;b", undoes_html=True)) == "a&b"
 
 
