@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
+
+from .weights.safetensors_file import open_safetensors
 
 __all__ = ["FORMAT", "file_hash", "load_into", "read_header", "read_safetensors", "save_safetensors"]
 
@@ -49,8 +51,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, is not safetensors, or was not written by this library.
     """
-    with _opened(path) as file:
-        text = (file.metadata() or {}).get("steerdiff")
+    text = open_safetensors(Path(path)).metadata.get("steerdiff")
     if text is None:
         raise UserError(f"{path} holds no steerdiff header; it was written by another program")
     try:
@@ -68,8 +69,8 @@ def read_safetensors(path: str | os.PathLike[str], *, device: str | torch.device
     Raises:
         UserError: The file is missing, truncated or not safetensors.
     """
-    with _opened(path, device) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    file = open_safetensors(Path(path))
+    return {name: file.read(name).to(device) for name in file.entries}
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -107,11 +108,3 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _opened(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
-    require(Path(path).is_file(), f"{path} is not a file; check the path")
-    try:
-        return safe_open(path, framework="pt", device=str(device))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); fetch or save it again") from error

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerdiff.errors import require
+
 __all__ = ["Entry", "WeightFile"]
 
 
@@ -44,8 +46,9 @@ class WeightFile:
         """Return the tensor ``name`` on the CPU, in the dtype it is stored in; nothing else is read.
 
         Raises:
-            UserError: The file ends early or its data are damaged.
+            UserError: There is no such tensor, the file ends early or its data are damaged.
         """
+        require(name in self.entries, f"{self.path} has no tensor {self.prefix}{name}; see what it has in entries")
         return self.load(name)
 
     def under(self, prefix: str) -> WeightFile:
