@@ -45,7 +45,7 @@ class AttentionBlock(nn.Module):
         self.heads = config.heads(channels, up=site.place == "up")
         self.order = config.attention_order
         self.site = site
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, config.norm_eps)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +17,23 @@ from .norm import GroupNorm, zeroed
 __all__ = ["Block", "Downsample", "ResBlock", "Upsample", "time_embedding"]
 
 
-def time_embedding(t: Tensor, channels: int) -> Tensor:
-    """Return sinusoidal features [B, channels], cosines first.
+def time_embedding(t: Tensor, channels: int, order: Literal["cos_sin", "sin_cos"] = "cos_sin") -> Tensor:
+    """Return sinusoidal features [B, channels].
 
     Args:
         t: Training times [B], in [0, T); fractions are allowed.
         channels: Width of the result.
+        order: "cos_sin" is guided-diffusion's ``timestep_embedding``, whose frequencies fall towards 1/10000 and
+            do not reach it; "sin_cos" is DDPM's, whose last frequency is 1/10000.
 
-    Source: guided-diffusion's ``timestep_embedding``; DDPM's own order is [sin, cos] with other frequencies.
+    Source: Vaswani et al. 2017, section 3.5; the official code of Ho et al. 2020 and of Dhariwal & Nichol 2021.
     """
     half = channels // 2
-    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000) / half))
+    last = half if order == "cos_sin" else half - 1
+    frequencies = torch.exp(torch.arange(half, device=t.device, dtype=torch.float32) * (-math.log(10000) / last))
     angles = t.float()[:, None] * frequencies
-    features = torch.cat([angles.cos(), angles.sin()], dim=1)
-    return functional.pad(features, (0, channels % 2))
+    parts = (angles.cos(), angles.sin()) if order == "cos_sin" else (angles.sin(), angles.cos())
+    return functional.pad(torch.cat(parts, dim=1), (0, channels % 2))
 
 
 class Upsample(nn.Module):
@@ -46,15 +50,21 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the resolution by a strided 3x3 convolution if ``learned``, else by averaging 2x2 cells."""
+    """Halve the resolution by a strided 3x3 convolution if ``learned``, else by averaging 2x2 cells.
 
-    def __init__(self, channels: int, learned: bool) -> None:
+    With ``pads_after`` the convolution sees one row of zeros below and one column to the right, as DDPM's does,
+    instead of zeros all around.
+    """
+
+    def __init__(self, channels: int, learned: bool, pads_after: bool = False) -> None:
         super().__init__()
-        self.op: nn.Module = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if learned else nn.AvgPool2d(2)
+        padding = 0 if pads_after else 1
+        self.op: nn.Module = nn.Conv2d(channels, channels, 3, 2, padding) if learned else nn.AvgPool2d(2)
+        self.pads_after = pads_after and learned
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, C, H/2, W/2]."""
-        y: Tensor = self.op(x)
+        y: Tensor = self.op(functional.pad(x, (0, 1, 0, 1)) if self.pads_after else x)
         return y
 
 
@@ -68,11 +78,13 @@ class ResBlock(nn.Module):
         super().__init__()
         self.film = config.scale_shift_norm
         self.resample = resample
-        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            GroupNorm(channels, config.norm_eps), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         width = 2 * out_channels if self.film else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(config.time_channels, width))
         self.out_layers = nn.Sequential(
-            GroupNorm(out_channels),
+            GroupNorm(out_channels, config.norm_eps),
             nn.SiLU(),
             nn.Dropout(config.dropout),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),

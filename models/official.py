@@ -230,9 +230,9 @@ def diffusers_unet_config(config: Mapping[str, Any]) -> UNetConfig:
     Raises:
         UserError: A name is unknown, or asks for something that does not exist here.
     """
-    taken = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "attention_head_dim")
-    taken += ("num_attention_heads", "cross_attention_dim", "use_linear_projection", "down_block_types", "norm_eps")
-    taken += ("up_block_types", "dropout", "transformer_layers_per_block")
+    taken: tuple[str, ...] = ("in_channels", "out_channels", "block_out_channels", "layers_per_block")
+    taken += ("attention_head_dim", "num_attention_heads", "cross_attention_dim", "use_linear_projection", "norm_eps")
+    taken += ("down_block_types", "up_block_types", "dropout", "transformer_layers_per_block")
     what = "diffusers' UNet2DConditionModel"
     _check_names(config, taken, DIFFUSERS_UNET_FIXED, DIFFUSERS_UNET_WITHOUT_EFFECT, what)
     widths = tuple(config.get("block_out_channels", (320, 640, 1280, 1280)))

@@ -7,6 +7,7 @@ import torch
 
 from steerdiff.errors import UserError
 from steerdiff.models import AttentionEdit, Control, Taps, UNet, UNetConfig, build
+from steerdiff.models.layers import Downsample, time_embedding
 
 TEXT = UNetConfig(
     model_channels=32,
@@ -73,6 +74,42 @@ def test_positioned_queries_change_nothing_until_they_are_trained_and_then_tell_
     for name in missing:
         torch.nn.init.normal_(positioned.get_parameter(name))
     assert not torch.allclose(positioned(x, t, context), network(x, t, context), atol=1e-3)
+
+
+@torch.no_grad()
+def test_channels_given_apart_are_those_of_x(network):
+    x, t, context = inputs()
+    wide = filled(dataclasses.replace(TEXT, in_channels=8))
+    more = torch.cat([x, x[:, :2]], dim=1).flip(2)
+    together = wide(torch.cat([x, more], dim=1), t, context)
+    assert torch.equal(wide(x, t, context, concat=more), together)
+    assert torch.equal(wide(x, t, context, concat=more.double()), together)
+    assert wide(x.half(), t, context, concat=more).dtype == torch.float16
+    with pytest.raises(UserError, match=r"concat is \[2, 5, 8, 16\] beside x of \[2, 3, 16, 16\]; both must have"):
+        wide(x, t, context, concat=more[:, :, :8])
+    with pytest.raises(UserError, match="x and concat have 3 and 4 channels; this network takes 8 together"):
+        wide(x, t, context, concat=more[:, :4])
+    with pytest.raises(UserError, match=r"x is \[2, 3, 16, 16\]; this network takes \[B, 8, H, W\]"):
+        wide(x, t, context)
+
+
+def test_both_orders_of_time_features_have_their_own_frequencies():
+    t = torch.tensor([0.0, 3.0, 250.5])
+    adm, ddpm = time_embedding(t, 8), time_embedding(t, 8, "sin_cos")
+    steps = torch.arange(4.0)
+    assert torch.allclose(adm, torch.cat([(t[:, None] * 10000 ** (-steps / 4)).cos(), adm[:, 4:]], dim=1))
+    assert torch.allclose(ddpm[:, :4], (t[:, None] * 10000 ** (-steps / 3)).sin(), atol=1e-6)
+    assert torch.allclose(ddpm[:, 4:], (t[:, None] * 10000 ** (-steps / 3)).cos(), atol=1e-6)
+
+
+def test_padding_after_shows_at_the_far_border_only():
+    even, after = Downsample(32, learned=True), Downsample(32, learned=True, pads_after=True)
+    torch.nn.init.ones_(even.op.weight)
+    torch.nn.init.zeros_(even.op.bias)
+    after.load_state_dict(even.state_dict())
+    counts = torch.ones(1, 32, 6, 6)
+    assert (even(counts)[0, 0] / 32).tolist() == [[4, 6, 6], [6, 9, 9], [6, 9, 9]]
+    assert (after(counts)[0, 0] / 32).tolist() == [[9, 9, 6], [9, 9, 6], [6, 6, 4]]
 
 
 @torch.no_grad()
@@ -212,6 +249,9 @@ OTHER_VALUES = {
     "resblock_updown": (PLAIN, True),
     "conv_resample": (PLAIN, False),
     "dropout": (PLAIN, 0.5),
+    "norm_eps": (PLAIN, 1e-2),
+    "time_features": (PLAIN, "sin_cos"),
+    "pads_after": (PLAIN, True),
     "num_classes": (PLAIN, 3),
     "context_dim": (PLAIN, 16),
     "transformer_depth": (TEXT, 2),
