@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,9 @@ from .safetensors_file import open_safetensors
 from .torch_file import open_archive, open_stream
 
 __all__ = ["joined", "open_weights"]
+
+#: Whether the first bytes of a file are of this format, and its reader.
+_Format = tuple[Callable[[bytes], bool], Callable[[Path], WeightFile]]
 
 _HEAD = 1024
 _LONGEST_INDEX = 2**24
@@ -35,11 +38,14 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
     Raises:
         UserError: The file is missing, empty, not readable, cut short, damaged, no file of weights, or holds code.
     """
-    path = Path(path)
+    return _open(Path(path), (*_FORMATS, _INDEX))
+
+
+def _open(path: Path, formats: Sequence[_Format]) -> WeightFile:
     with opened(path) as file:
         head = file.read(_HEAD)
     require(bool(head), f"{path} is empty; {FETCH_AGAIN}")
-    for recognises, read in _FORMATS:
+    for recognises, read in formats:
         if recognises(head):
             weights = read(path)
             require(bool(weights.entries), f"{path} holds no tensors; give a file of weights")
@@ -94,7 +100,7 @@ def _open_index(path: Path) -> WeightFile:
         ) from error
     outside = [shown(shard) for shard, plain in shards.items() if not plain]
     require(not outside, f"{path} names files outside its folder ({', '.join(outside[:3])}); do not trust it")
-    files = {shard: open_weights(path.parent / shard) for shard in shards}
+    files = {shard: _open(path.parent / shard, _FORMATS) for shard in shards}
     missing = [name for name, shard in places.items() if name not in files[shard].entries]
     require(not missing, f"{path} names {shown(missing[:1])}, which its file lacks; {FETCH_AGAIN} with its files")
     return _joined(path, (("", _only(file, places, shard)) for shard, file in files.items()))
@@ -109,12 +115,12 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and any(byte < 9 or byte > 126 for byte in head[:8])
 
 
-_FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], WeightFile]], ...] = (
+_FORMATS: tuple[_Format, ...] = (
     (_is_safetensors, open_safetensors),  # first, as its length may look like the beginning of a pickle
     (lambda head: head.startswith(b"PK\x03\x04"), open_archive),
     (lambda head: head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"), open_stream),
-    (lambda head: head.lstrip().startswith(b"{"), _open_index),
 )
+_INDEX: _Format = (lambda head: head.lstrip().startswith(b"{"), _open_index)
 
 #: What else may lie in the place of weights: beginnings (lower case) and what to say.
 _OTHERS = (

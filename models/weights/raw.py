@@ -129,4 +129,6 @@ def read_bytes(path: Path, offset: int, size: int, crc: int | None = None) -> Te
 def as_tensor(data: Tensor, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...] | None) -> Tensor:
     """Return uint8 ``data`` seen as contiguous values of ``dtype`` in ``shape``; no copy where the strides allow it."""
     values = data.ne(0) if dtype is torch.bool else data.view(dtype)  # a bool other than 0 and 1 would be undefined
-    return values.view(shape) if stride is None else values.as_strided(shape, stride).contiguous()
+    if stride is None or (view := values.as_strided(shape, stride)).is_contiguous():
+        return values.view(shape)
+    return view.contiguous()

@@ -84,10 +84,13 @@ def open_stream(path: Path) -> WeightFile:
     storages: dict[str, Storage] = {}
     with opened(path) as file:
         stream = Stream(path, file, 0, min(size, _LONGEST_PICKLE))
-        magic, version, machine = (unpickle(stream, path, budget) for _ in range(3))
-        foreign = f"{path} is a pickle that torch.save did not write; where you trust it, load it and torch.save it"
-        require(magic == _MAGIC and version == _VERSION, foreign)
-        require(_is_little(machine), f"{path} is big-endian; load and save it again on the machine that wrote it")
+        for expected in (_MAGIC, _VERSION):
+            foreign = f"{path} is a pickle that torch.save did not write; where you trust it, load it and torch.save it"
+            require(unpickle(stream, path, budget) == expected, foreign)
+        require(
+            _is_little(unpickle(stream, path, budget)),
+            f"{path} is big-endian; load and save it again on the machine that wrote it",
+        )
         tree = unpickle(stream, path, budget, lambda key: _stream_storage(key, storages))
         keys = unpickle(stream, path, budget)
         blocks = _stream_blocks(Stream(path, file, stream.position, size), keys, storages, path)
