@@ -76,7 +76,7 @@ def _preset(model: PublishedModel, files: tuple[str, ...], description: str, sou
 
 
 def _sd1_preset(number: int) -> Preset:
-    names = (f"sd-v1-{number}.ckpt", f"sd-v1-{number}-full-ema.ckpt")
+    names: tuple[str, ...] = (f"sd-v1-{number}.ckpt", f"sd-v1-{number}-full-ema.ckpt")
     if number == 5:
         names = ("v1-5-pruned-emaonly.safetensors", "v1-5-pruned.safetensors")
         names += ("v1-5-pruned-emaonly.ckpt", "v1-5-pruned.ckpt")
