@@ -103,11 +103,19 @@ class EncoderUNetConfig:
     pool: Pool = "attention"  #: all published classifiers use the attention pool
 
     def __post_init__(self) -> None:
-        """Check the pool and the size."""
+        """Check that the parts go together."""
         require(self.pool in get_args(Pool), f"pool is {self.pool!r}; known are {', '.join(get_args(Pool))}")
         require(
             self.image_size % self.trunk.divisor == 0,
             f"image_size is {self.image_size}; it must be divisible by {self.trunk.divisor}",
+        )
+        require(
+            self.trunk.num_classes is None and self.trunk.context_dim is None,
+            "a classifier sees neither labels nor text; leave num_classes and context_dim of its trunk unset",
+        )
+        require(
+            self.pool != "attention" or self.trunk.head_channels is not None,
+            "the attention pool needs head_channels (published: num_head_channels); all published classifiers have 64",
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .config import UNetConfig
 from .control import Control
 from .norm import GroupNorm, zeroed
 
-__all__ = ["Block", "Downsample", "ResBlock", "Upsample", "time_embedding"]
+__all__ = ["Block", "Downsample", "ResBlock", "Upsample", "time_embedding", "upsampled"]
 
 
 def time_embedding(t: Tensor, channels: int, order: Literal["cos_sin", "sin_cos"] = "cos_sin") -> Tensor:
@@ -34,6 +34,14 @@ def time_embedding(t: Tensor, channels: int, order: Literal["cos_sin", "sin_cos"
     angles = t.float()[:, None] * frequencies
     parts = (angles.cos(), angles.sin()) if order == "cos_sin" else (angles.sin(), angles.cos())
     return functional.pad(torch.cat(parts, dim=1), (0, channels % 2))
+
+
+def upsampled(low_res: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return ``low_res`` [B, C, h, w] at ``size`` (height, width), bilinear: what ADM's upsamplers see beside x.
+
+    Source: guided-diffusion's ``SuperResModel``; corners are not aligned.
+    """
+    return functional.interpolate(low_res, size, mode="bilinear")
 
 
 class Upsample(nn.Module):
