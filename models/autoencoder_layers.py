@@ -98,7 +98,7 @@ class Codebook(nn.Module):
         indices = [
             torch.addmm(squares, rows.float(), vectors.float().T, alpha=-2).argmin(dim=1) for rows in cells.split(ROWS)
         ]
-        nearest = rearrange(vectors[torch.cat(indices)], "(b h w) d -> b d h w", b=len(z), h=height)
+        nearest = rearrange(vectors[torch.cat(indices)], "(b h w) d -> b d h w", b=len(z), h=height).contiguous()
         return z + (nearest - z).detach() if z.requires_grad else nearest
 
 
