@@ -11,6 +11,9 @@ from steerdiff.errors import UserError, require
 
 from .autoencoder import Autoencoder
 from .checkpoint import load_into
+from .clip import build_clip
+from .clip_text import ClipText
+from .config import config_from_dict
 from .encoder_unet import EncoderUNet
 from .official import (
     autoencoder_config,
@@ -20,6 +23,8 @@ from .official import (
     encoder_config,
     unet_config,
 )
+from .official_clip import hf_clip_config, hf_text_config
+from .published.spec import ClipConfig
 from .unet import UNet
 
 __all__ = ["build", "load_state", "unet_config"]
@@ -36,10 +41,11 @@ def build(official_class: str, kwargs: Kwargs) -> nn.Module:
     Args:
         official_class: A key of `BUILDERS`: guided-diffusion's "UNetModel", "SuperResModel" (whose low-resolution image
             is given to `UNet.forward` as ``concat``) and "EncoderUNetModel", one of CompVis' "ldm ..." classes,
-            "pytorch_diffusion Model", or one of the "diffusers ..." classes.
+            "pytorch_diffusion Model", one of the "diffusers ..." classes, or a CLIP or its text tower.
         kwargs: The official constructor's arguments under their official names; -1 means unset there. For
             "pytorch_diffusion Model" the ``model`` section of its configuration and ``image_size``, for diffusers'
-            classes what stands in config.json.
+            classes and transformers' text towers what stands in config.json, for its CLIPModel ``text``, ``vision`` and
+            ``projection_dim``.
 
     Raises:
         UserError: The class is not known, or an argument is unknown or asks for something that does not exist here.
@@ -101,4 +107,8 @@ BUILDERS: dict[str, Callable[[Kwargs], nn.Module]] = {
     "pytorch_diffusion Model": _ddpm,
     "diffusers UNet2DConditionModel": lambda config: UNet(diffusers_unet_config(config)),
     "diffusers AutoencoderKL": lambda config: Autoencoder(diffusers_vae_config(config)),
+    "CLIPTextModel": lambda config: ClipText(hf_text_config(config)),
+    "CLIPTextModelWithProjection": lambda config: ClipText(hf_text_config(config, projects=True)),
+    "transformers CLIPModel": lambda configs: build_clip(hf_clip_config(**configs)),
+    "open_clip.model.CLIP": lambda config: build_clip(config_from_dict(ClipConfig, config, "open_clip's CLIP")),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from steerdiff.errors import UserError
-from steerdiff.models.checkpoint import load_into
+from steerdiff.models import build, load_into
 from steerdiff.models.clip import (
     build_clip,
     clip_config,
@@ -19,7 +19,10 @@ from steerdiff.models.clip import (
     text_features,
     tokenize_for,
 )
+from steerdiff.models.official_clip import hf_clip_config
+from steerdiff.models.published.part_names import hf_clip_keymap
 from steerdiff.models.published.spec import ClipConfig
+from steerdiff.models.weights import Entry, WeightFile, fill
 
 from ..helpers import golden_files, golden_weight, load_golden
 
@@ -53,8 +56,7 @@ def tiny():
 @pytest.mark.parametrize("path", OPENCLIP_FILES, ids=lambda path: Path(path).stem)
 def test_clip_agrees_with_open_clip(path):
     arrays, meta = load_golden(path)
-    config = ClipConfig(**{name: meta[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")})
-    clip = build_clip(config)
+    clip = build(meta["class"], {name: meta[name] for name in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")})
     weights = golden_weights(meta)
     weights["logit_scale"] = torch.tensor(meta["logit_scale"])
     own = clip.state_dict()
@@ -73,6 +75,31 @@ def test_clip_agrees_with_open_clip(path):
     (grad,) = torch.autograd.grad((units[0] * units[1]).sum(), image)
     assert relative_error(grad, torch.from_numpy(arrays["out.grad_image"])) <= GRADIENT_TOLERANCE
     assert not any(parameter.requires_grad for parameter in clip.parameters())
+
+
+@pytest.mark.parametrize("path", HF_FILES, ids=lambda path: Path(path).stem)
+@torch.no_grad()
+def test_clip_agrees_with_transformers(path):
+    arrays, meta = load_golden(path)
+    config = hf_clip_config(meta["text"], meta["vision"], meta["projection_dim"])
+    with torch.device("meta"):
+        clip = build_clip(config)
+    weights = golden_weights(meta)
+    weights["logit_scale"] = torch.tensor(meta["logit_scale"])
+    entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
+    file = WeightFile(Path("golden"), entries, weights.__getitem__)
+    fill(clip, file, hf_clip_keymap(config), source="the golden weights")
+    ids = torch.from_numpy(arrays["in.ids"])
+    text = text_features(clip, torch.cat([ids, torch.zeros(len(ids), 16 - ids.shape[1], dtype=ids.dtype)], dim=1))
+    image = functional.normalize(clip.encode_image(torch.from_numpy(arrays["in.image"])), dim=-1)
+    logits = clip.logit_scale.exp() * image @ text.T
+    outputs = {"out.image_embeds": image, "out.text_embeds": text, "out.logits_per_image": logits}
+    for name, output in outputs.items():
+        assert relative_error(output, torch.from_numpy(arrays[name])) <= TOLERANCE, name
+    built = build(meta["class"], {name: meta[name] for name in ("text", "vision", "projection_dim")})
+    assert {name: value.shape for name, value in built.state_dict().items()} == {
+        name: value.shape for name, value in clip.state_dict().items()
+    }
 
 
 def test_golden_clips_are_there():

@@ -1,5 +1,6 @@
 """CLIP's text tower computes what transformers' and open_clip's do."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from steerdiff.errors import UserError
-from steerdiff.models.checkpoint import load_into
-from steerdiff.models.clip_text import ClipText
-from steerdiff.models.text_config import ClipTextConfig
+from steerdiff.models import ClipText, ClipTextConfig, build, load_into
+from steerdiff.models.official_clip import hf_text_config
+from steerdiff.models.published.part_names import hf_text_keymap
+from steerdiff.models.weights import Entry, WeightFile, fill
 
 from ..helpers import golden_files, golden_weight, load_golden
 
@@ -31,51 +33,22 @@ def golden_weights(meta: dict) -> dict[str, Tensor]:
     return {key: torch.as_tensor(golden_weight(key, shape, scale), dtype=torch.float32) for key, shape in keys.items()}
 
 
-def hf_config(meta: dict, **changes) -> ClipTextConfig:
-    given = meta["config"]
-    return ClipTextConfig(
-        vocab_size=given["vocab_size"],
-        length=given["max_position_embeddings"],
-        width=given["hidden_size"],
-        heads=given["num_attention_heads"],
-        layers=given["num_hidden_layers"],
-        activation=given["hidden_act"],
-        projection=given["projection_dim"] if "WithProjection" in meta["class"] else None,
-        pad=0,
-        **changes,
-    )
-
-
-def from_hf(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """Give transformers' tensors open_clip's names."""
-    ours = {
-        "token_embedding.weight": weights["text_model.embeddings.token_embedding.weight"],
-        "positional_embedding": weights["text_model.embeddings.position_embedding.weight"],
-        "ln_final.weight": weights["text_model.final_layer_norm.weight"],
-        "ln_final.bias": weights["text_model.final_layer_norm.bias"],
-    }
-    if "text_projection.weight" in weights:
-        ours["text_projection"] = weights["text_projection.weight"].T
-    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    parts["attn.out_proj"] = "self_attn.out_proj"
-    for layer in range(layers):
-        to, of = f"transformer.resblocks.{layer}", f"text_model.encoder.layers.{layer}"
-        for kind in ("weight", "bias"):
-            ours |= {f"{to}.{new}.{kind}": weights[f"{of}.{old}.{kind}"] for new, old in parts.items()}
-            ours[f"{to}.attn.in_proj_{kind}"] = torch.cat([weights[f"{of}.self_attn.{p}_proj.{kind}"] for p in "qkv"])
-    return ours
+def in_memory(tensors: dict[str, Tensor]) -> WeightFile:
+    entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    return WeightFile(Path("golden"), entries, tensors.__getitem__)
 
 
 @pytest.mark.parametrize("path", HF_FILES, ids=lambda path: Path(path).stem)
 @torch.no_grad()
 def test_the_text_tower_agrees_with_that_of_transformers(path):
     arrays, meta = load_golden(path)
-    outputs = {}
+    weights, ids, outputs = golden_weights(meta), torch.from_numpy(arrays["in.ids"]), {}
+    official = build(meta["class"], meta["config"]).config
     for reads, name in (("last", "out.last_hidden_state"), ("penultimate", "out.penultimate_normed")):
-        config = hf_config(meta, reads=reads)
-        network = ClipText(config).eval()
-        load_into(network, from_hf(golden_weights(meta), config.layers), "the state dict")
-        ids = torch.from_numpy(arrays["in.ids"])
+        config = dataclasses.replace(official, reads=reads)
+        with torch.device("meta"):
+            network = ClipText(config).eval()
+        fill(network, in_memory(weights), hf_text_keymap(config), source="the golden weights")
         outputs[name] = network(ids)
         outputs["out.pooled" if config.projection is None else "out.text_embeds"] = network.pooled(ids)
     for name, output in outputs.items():
@@ -158,6 +131,24 @@ def test_a_tower_says_what_it_cannot_read():
         network(torch.zeros(1, 17, dtype=torch.int64))
     with pytest.raises(UserError, match="call it without a mask"):
         network(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool))
+
+
+def test_transformers_configurations_become_ours_or_are_refused():
+    published = {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12, "intermediate_size": 3072}
+    bookkeeping = {
+        "architectures": ["CLIPTextModel"],
+        "torch_dtype": "float16",
+        "eos_token_id": 2,
+        "projection_dim": 768,
+    }
+    assert hf_text_config({**published, **bookkeeping}) == ClipTextConfig()
+    assert hf_text_config({**published, **bookkeeping}, projects=True) == ClipTextConfig(projection=768)
+    with pytest.raises(UserError, match="intermediate_size is 1000; only 4"):
+        hf_text_config({**published, "intermediate_size": 1000})
+    with pytest.raises(UserError, match="layer_norm_eps is 1e-06; only 1e-05 is supported"):
+        hf_text_config({**published, "layer_norm_eps": 1e-6})
+    with pytest.raises(UserError, match="activation is 'relu'"):
+        hf_text_config({**published, "hidden_act": "relu"})
 
 
 def test_a_configuration_rejects_what_does_not_exist():
