@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,6 +76,9 @@ def as_stored(model: PublishedModel, file: WeightFile, layout: Layout) -> Publis
     The scale of the latents is read from the file where it has one.
     """
     changes: dict[str, Any] = {name: None for name in _PARTS if name not in layout.parts}
+    lacking = [name for name in changes if model.family == "latent" and getattr(model, name) is not None]
+    if lacking:
+        warnings.warn(f"{file.path} holds no {' and no '.join(lacking)}; what needs them will not work", stacklevel=2)
     if isinstance(model.text, ClipTextConfig) and "text" in layout.parts:
         changes["text"] = _stored_text(model.text, file, layout)
     scale = f"{layout.root}scale_factor"

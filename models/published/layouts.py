@@ -47,7 +47,7 @@ _DIFFUSION, _FIRST, _COND = "model.diffusion_model.", "first_stage_model.", "con
 _EMA = "model_ema.diffusion_model"
 
 _AUTOENCODER_IGNORES = r"(loss|model_ema)\..*"
-_TEXT_IGNORES = r"(.*\.)?position_ids|logit_scale|attn_mask"
+_TEXT_IGNORES = r"(.*\.)?position_ids|logit_scale|attn_mask|to_logits\..*"
 _CLIP_IGNORES = r"(.*\.)?position_ids|attn_mask|input_resolution|context_length|vocab_size"
 #: Beside the networks of a CompVis file: its tables, averaged weights, and Stable Diffusion 2's estimator of depth.
 _IGNORED_AT_ROOT = re.compile(
