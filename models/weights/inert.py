@@ -89,8 +89,8 @@ _HARMFUL = re.compile(
     r"(os|posix|nt|sys|subprocess|commands|pty|importlib|imp|pkgutil|runpy|shutil|socket|_?ctypes|_?pickle|cPickle|dill"
     r"|cloudpickle|marshal|code|codeop|webbrowser|pip|zipimport|timeit|pdb|bdb|cProfile|profile|multiprocessing|urllib2?"
     r"|http|httplib|ftplib|smtplib|telnetlib|requests|linecache|atexit)\..*"
-    r"|(builtins|__builtin__|__builtins__)\."
-    r"(eval|exec|execfile|compile|__import__|open|file|input|raw_input|breakpoint|globals|locals|vars"
+    r"|(builtins|__builtin__|__builtins__|io|_io)\."
+    r"(eval|exec|execfile|compile|__import__|open|open_code|FileIO|file|input|raw_input|breakpoint|globals|locals|vars"
     r"|getattr|setattr|delattr|reload|exit|quit|apply)(\..*)?",
     re.DOTALL,
 )
