@@ -96,7 +96,8 @@ class Codebook(nn.Module):
         cells = rearrange(z.detach(), "b d h w -> (b h w) d")
         squares = vectors.float().square().sum(dim=1)
         indices = [
-            torch.addmm(squares, rows.float(), vectors.float().T, alpha=-2).argmin(dim=1) for rows in cells.split(ROWS)
+            torch.addmm(squares, rows.float(), vectors.float().T, alpha=-2).argmin(dim=1)
+            for rows in torch.split(cells, ROWS)
         ]
         nearest = rearrange(vectors[torch.cat(indices)], "(b h w) d -> b d h w", b=len(z), h=height).contiguous()
         return z + (nearest - z).detach() if z.requires_grad else nearest
