@@ -22,7 +22,7 @@ from steerdiff.models.weights import open_weights
 
 from .makers import archive, pickled, stream
 
-BOMBS = Path(__file__).with_name("bombs.py")
+APART = Path(__file__).with_name("apart.py")
 LARGE = 3_000_000
 
 
@@ -185,11 +185,15 @@ def test_no_bomb_takes_more_memory_than_the_file_or_long_or_anything_but_one_err
     many = {f"data/{i}": b"" for i in range(30_000)}
     files.append(archive(tmp_path / "directory.pt", pickled(b"}"), many))
     run = subprocess.run(
-        [sys.executable, str(BOMBS), "300", *map(str, files)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(APART), "open", "300", *map(str, files)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     report = json.loads(run.stdout)
-    assert list(report["outcomes"]) == [path.name for path in files]
-    for name, (text, seconds) in report["outcomes"].items():
+    assert list(report["result"]) == [path.name for path in files]
+    for name, (text, seconds) in report["result"].items():
         assert text.startswith("UserError") and seconds < 10, (name, text, seconds)
     assert report["growth"] <= max(path.stat().st_size for path in files) + 16 * 2**20
