@@ -53,8 +53,10 @@ TINY_UNET: dict[str, Any] = {"model_channels": 32, "channel_mult": (1, 2), "num_
 def tiny_sd(version: Literal[1, 2] = 1, *, inputs: Any = "plain", predicts_v: bool = False) -> PublishedModel:
     """Stable Diffusion with images of 32 x 32 pixels, latents of 16 x 16 and CLIP's vocabulary."""
     channels = {"plain": 4, "inpainting": 9, "depth": 5}[inputs]
-    heads: dict[str, Any] = {"num_heads": 8} if version == 1 else {"head_channels": 32, "linear_projections": True}
-    unet = UNetConfig(**TINY_UNET, **heads, in_channels=channels, out_channels=4, context_dim=32)
+    own: dict[str, Any] = {"num_heads": 8}
+    if version == 2:  # its heads have 64 channels, whatever the width
+        own = {"model_channels": 64, "head_channels": 64, "linear_projections": True}
+    unet = UNetConfig(**{**TINY_UNET, **own}, in_channels=channels, out_channels=4, context_dim=32)
     text = ClipTextConfig(width=32, heads=1, layers=2)
     if version == 2:
         text = ClipTextConfig(

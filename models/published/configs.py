@@ -13,7 +13,7 @@ from steerdiff.models.weights import WeightFile
 from .flags import from_flags, parse_command_line
 from .guess import as_stored, fitting, guess
 from .json_files import beside, from_folder, from_json
-from .layouts import Layout, recognise
+from .layouts import Layout, own_header, recognise
 from .presets import preset
 from .spec import PublishedModel
 from .yaml_files import from_yaml
@@ -50,6 +50,10 @@ def published_model(config: Any = None, file: WeightFile | None = None, layout: 
         require(config is not None, "config is None and there is no file; name a preset, or give a configuration")
         return _described(config, None)
     layout = recognise(file) if layout is None else layout
+    header = own_header(file)
+    if header is not None:
+        require(config is None, f"{file.path} holds its own configuration; leave config out")
+        return PublishedModel.from_dict(header["model"])
     description = beside(file.path) if layout.kind in ("diffusers", "hf-clip") else None
     if config is None and description is None:
         return as_stored(guess(file, layout), file, layout)

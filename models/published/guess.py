@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from steerdiff.errors import UserError
 from steerdiff.models.config import AutoencoderConfig, UNetConfig
@@ -18,7 +18,11 @@ from .presets import PRESETS
 from .shapes import autoencoder_facts, bert_facts, class_facts, clip_facts, ddpm_facts, text_facts, unet_facts
 from .spec import Inputs, PublishedModel, TextConfigs
 
-__all__ = ["as_stored", "fitting", "guess"]
+__all__ = ["MEANING_KEY", "as_stored", "fitting", "guess"]
+
+#: Where the text header of a safetensors file says what is predicted, by Stability's ModelSpec; few files do.
+MEANING_KEY = "modelspec.prediction_type"
+MEANINGS: dict[str, Literal["eps", "v"]] = {"epsilon": "eps", "v": "v"}
 
 _ASK = 'say which, such as steerdiff.load(..., config="{}")'
 #: Cells of the grid that carries attention in every DDPM network of ermongroup.
@@ -159,7 +163,8 @@ def _stable(file: WeightFile, layout: Layout) -> PublishedModel:
     second = text is not None and text.names == "ours" and width != 512 and facts.get("linear_projections", False)
     if inputs is None or not (first or second):
         _ask(file, layout, "does not say how many attention heads it has")
-    if second and inputs == "plain":
+    meaning = file.metadata.get(MEANING_KEY) if second else "epsilon"
+    if meaning not in MEANINGS and inputs == "plain":
         _ask(file, layout, "does not say whether it predicts noise or v")
     heads: dict[str, Any] = {"num_heads": 8} if first else {"head_channels": 64}
     return PublishedModel(
@@ -168,6 +173,7 @@ def _stable(file: WeightFile, layout: Layout) -> PublishedModel:
         autoencoder=_autoencoder(file, layout),
         text=_text(file, layout) if text is not None else None,
         schedule={"name": "scaled_linear", "T": 1000, "start": 0.00085, "end": 0.012},
+        parameterization=MEANINGS.get(str(meaning), "eps"),
         image_size=512,
         inputs=inputs or "plain",
         clip_x0=False,
@@ -186,14 +192,11 @@ def _text(file: WeightFile, layout: Layout) -> TextConfigs:
         return bert_facts(entries)
     if "embedding.weight" in entries:
         return class_facts(entries)
-    like = OPENCLIP_TEXT if part.names == "ours" else ClipTextConfig()
-    return dataclasses.replace(like, **_fields(text_facts(entries, part.names), like))
-
-
-def _fields(facts: Mapping[str, Any], like: ClipTextConfig) -> dict[str, Any]:
-    """Read the last block where the file leaves out the one after it, which Stable Diffusion 2.x never reads."""
-    unread = like.reads == "penultimate" and facts["layers"] == like.layers - 1
-    return {**facts, "reads": "last" if unread else like.reads}
+    facts = text_facts(entries, part.names)
+    if part.names != "ours":
+        return dataclasses.replace(ClipTextConfig(), **facts)
+    is_whole = facts["projection"] is not None  # made of a folder, it lacks that and the block that is never read
+    return dataclasses.replace(OPENCLIP_TEXT, **facts, reads="penultimate" if is_whole else "last")
 
 
 def _stored_text(config: ClipTextConfig, file: WeightFile, layout: Layout) -> ClipTextConfig:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from steerdiff.errors import UserError
+from steerdiff.errors import UserError, require
+from steerdiff.models.checkpoint import FORMAT
 from steerdiff.models.weights import WeightFile
 
-__all__ = ["Layout", "Names", "Part", "recognise", "unused"]
+__all__ = ["OWN_KIND", "Layout", "Names", "Part", "own_header", "recognise", "unused"]
 
-Kind = Literal["adm", "classifier", "ddpm", "compvis", "diffusers", "openclip", "hf-clip", "openai-clip"]
+#: What the header of our own files calls a published model.
+OWN_KIND = "published"
+
+Kind = Literal["own", "adm", "classifier", "ddpm", "compvis", "diffusers", "openclip", "hf-clip", "openai-clip"]
 
 #: How the tensors of a part are named: as ours, or as another project's.
 Names = Literal["ours", "ddpm", "diffusers", "diffusers-old", "hf", "hf-bare", "bert"]
@@ -63,7 +68,7 @@ def recognise(file: WeightFile) -> Layout:
     Raises:
         UserError: It is none that is known.
     """
-    for look in (_compvis, _folder, _adm, _ddpm, _clip):
+    for look in (_own, _compvis, _folder, _adm, _ddpm, _clip):
         layout = look(file)
         if layout is not None:
             return layout
@@ -79,13 +84,43 @@ def unused(file: WeightFile, layout: Layout) -> list[str]:
     """Return the names that belong to no part of the layout and are none that are known to be superfluous."""
     within = file.under(layout.root)
     prefixes = tuple(part.prefix.removeprefix(layout.root) for part in layout.parts.values())
-    if layout.kind == "compvis":
+    if layout.kind in ("compvis", "own"):
         return [name for name in within.entries if not name.startswith(prefixes) and not _at_root(name)]
     return []  # every other layout is one part, or parts that fill their files; filling them reports what is left
 
 
 def _at_root(name: str) -> bool:
     return _IGNORED_AT_ROOT.fullmatch(name) is not None
+
+
+def own_header(file: WeightFile) -> dict[str, Any] | None:
+    """Return the header of a published model in the library's own format (kind "published"), or None.
+
+    Raises:
+        UserError: The header is damaged or of another version.
+    """
+    text = file.metadata.get("steerdiff")
+    if text is None:
+        return None
+    try:
+        header = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{file.path} has a damaged steerdiff header ({error}); fetch the file again") from error
+    if header.get("kind") != OWN_KIND:
+        return None
+    version = header.get("format")
+    require(version == FORMAT, f"{file.path} has format {version}; this version of steerdiff reads format {FORMAT}")
+    is_described = isinstance(header.get("model"), Mapping)
+    require(is_described, f"the header of {file.path} does not describe its model; save the file again")
+    return header
+
+
+def _own(file: WeightFile) -> Layout | None:
+    header = own_header(file)
+    if header is None:
+        return None
+    names = ("unet", "classifier", "autoencoder", "text", "clip")
+    return Layout("own", "", {name: Part(f"{name}.") for name in names if name in header["model"]})
 
 
 def _compvis(file: WeightFile) -> Layout | None:

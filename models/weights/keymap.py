@@ -13,7 +13,7 @@ from steerdiff.errors import require
 
 from .reader import WeightFile
 
-__all__ = ["KeyMap", "Origin", "fill", "identity", "published_tensors", "read_ours"]
+__all__ = ["KeyMap", "Origin", "check_fit", "fill", "identity", "published_tensors", "read_ours"]
 
 #: "same": as it is. The others lay the published tensors one below the other along dimension 0 (mostly there is one):
 #: "concat" of equal rank, "from_conv" of 1x1 convolutions [O, I, 1, 1], "from_linear" of linear maps [O, I], to be
@@ -94,7 +94,7 @@ def fill(
     """
     own = module.state_dict(keep_vars=True)
     keymap = identity(own) if keymap is None else keymap
-    _check(own, file, keymap, source)
+    check_fit(own, file, keymap, source=source)
     for key, old in own.items():
         tensor = read_ours(file, keymap[key], tuple(old.shape))
         tensor = tensor.to(device, dtype if old.is_floating_point() else old.dtype)
@@ -119,7 +119,18 @@ def published_tensors(tensors: Mapping[str, Tensor], keymap: KeyMap) -> Iterator
         yield from zip(origin.names, origin.backward(tensors[key]), strict=True)
 
 
-def _check(own: Mapping[str, Tensor], file: WeightFile, keymap: KeyMap, source: str) -> None:
+def check_fit(own: Mapping[str, Tensor], file: WeightFile, keymap: KeyMap, *, source: str) -> None:
+    """Check names, shapes and kinds of number, as `fill` does before it reads anything.
+
+    Args:
+        own: The state dict of the network, which may be without memory.
+        file: What is to be used up.
+        keymap: Where each of our tensors comes from.
+        source: What to call the file in errors.
+
+    Raises:
+        UserError: Tensors are missing, left over, of another shape or no numbers; the message names a few of each.
+    """
     used = {name for key in own if key in keymap for name in keymap[key].names}
     missing = [key for key in own if key not in keymap] + [name for name in used if name not in file.entries]
     left_over = [name for name in file.entries if name not in used]
