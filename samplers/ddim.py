@@ -38,6 +38,8 @@ class DDIM:
             check_goes_down("DDIM with eta > 0", move, "invert with eta=0")
         a, b = move.here.alpha_bar, move.there.alpha_bar
         prediction = denoise(x, move.here).with_score(a)
+        if a == b:  # the last step of a library's convention may stay where it is: bit for bit
+            return Step(x, prediction)
         sigma_step = self.eta * math.sqrt((1 - b) / (1 - a) * move.beta) if self.eta else 0.0
         mean = math.sqrt(b) * prediction.x0 + math.sqrt(max(0.0, 1 - b - sigma_step**2)) * prediction.eps
         return Step(mean + sigma_step * noise() if sigma_step else mean, prediction)

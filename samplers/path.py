@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args, overload
 
 from steerdiff.errors import require
@@ -27,7 +27,9 @@ class Move:
     kind: MoveKind = "denoise"  #: down by the solver, up by fresh noise, or up by the solver
     index: int = 0  #: position in its path, from 0
     following: MoveKind | None = None  #: kind of the next move; None for the last
+    total: int = 1  #: number of moves of its path
     posterior_floor: float = math.log(1e-20)  #: log posterior variance used where this move's own would be log 0
+    schedule: NoiseSchedule | None = field(default=None, compare=False, repr=False)  #: knows the times between levels
 
     @property
     def beta(self) -> float:
@@ -46,6 +48,20 @@ class Move:
         variance = self.posterior_variance
         return math.log(variance) if variance > 0 else self.posterior_floor
 
+    def level_of_sigma(self, sigma: float) -> Level:
+        """The level with ``sigma`` for a solver that asks between or just above the levels of its path.
+
+        Its time is the schedule's, T - 1 for more noise than was trained. Without a schedule it is interpolated in
+        log sigma, which keeps the order of second-order solvers.
+        """
+        alpha_bar = 1 / (1 + sigma**2)
+        if self.schedule is not None:
+            return Level(self.schedule.t_of_alpha_bar(max(alpha_bar, float(self.schedule.alpha_bars[-1]))), alpha_bar)
+        if self.there.clean or self.here.sigma == self.there.sigma:
+            return Level(self.here.t, alpha_bar)
+        share = math.log(sigma / self.here.sigma) / math.log(self.there.sigma / self.here.sigma)
+        return Level(self.here.t + share * (self.there.t - self.here.t), alpha_bar)
+
 
 @dataclass(frozen=True)
 class Path(Sequence[Move]):
@@ -53,9 +69,12 @@ class Path(Sequence[Move]):
 
     moves: tuple[Move, ...]
     T: int  #: number of trained times of the schedule it was made from
+    gaps: bool = False  #: a move may take the image to be at another level than the one before reached
 
     def __post_init__(self) -> None:
         require(len(self.moves) > 0, "the path has no moves; give it at least two levels")
+        if self.gaps:
+            return
         for before, after in zip(self.moves, self.moves[1:], strict=False):
             require(
                 before.there == after.here,
@@ -63,13 +82,16 @@ class Path(Sequence[Move]):
             )
 
     @staticmethod
-    def from_levels(levels: Sequence[Level], *, T: int, kind: MoveKind = "denoise") -> Path:
+    def from_levels(
+        levels: Sequence[Level], *, T: int, kind: MoveKind = "denoise", schedule: NoiseSchedule | None = None
+    ) -> Path:
         """A path through ``levels`` in the order of travel, all moves of one kind.
 
         Args:
             levels: At least two; alpha_bar must not fall for ``denoise`` and not rise for the other kinds.
             T: Number of trained times.
             kind: Kind of every move.
+            schedule: Tells solvers the times between the levels; see :meth:`Move.level_of_sigma`.
 
         Raises:
             UserError: Fewer than two levels, or a level on the wrong side of the one before.
@@ -82,7 +104,17 @@ class Path(Sequence[Move]):
                 f"a {kind} move from t = {here.t:g} to t = {there.t:g} goes the wrong way; order the levels "
                 + ("from noise to image" if sign > 0 else "from image to noise"),
             )
-        return _assemble(levels, [kind] * (len(levels) - 1), T, _posterior_floor(levels, kind))
+        like = Move(here=levels[0], there=levels[1], posterior_floor=_posterior_floor(levels, kind), schedule=schedule)
+        return _assemble(levels, [kind] * (len(levels) - 1), T, like)
+
+    @staticmethod
+    def from_moves(moves: Sequence[Move], *, T: int, gaps: bool = False) -> Path:
+        """A path of these moves, numbered anew; ``gaps`` allows that one does not begin where the last ended.
+
+        Raises:
+            UserError: No moves, or moves that do not meet without ``gaps``.
+        """
+        return Path(_numbered(moves), T, gaps)
 
     @staticmethod
     def respaced(schedule: NoiseSchedule, respacing: str | int, end: Level = CLEAN) -> Path:
@@ -141,7 +173,7 @@ class Path(Sequence[Move]):
         high = schedule.level(schedule.T - 1).sigma if sigma_max is None else sigma_max
         sigmas = SIGMA_SPACINGS[spacing](steps, low, high, rho)
         levels = [schedule.level(schedule.t_of_sigma(float(sigma))) for sigma in sigmas]
-        return Path.from_levels([*levels, end], T=schedule.T)
+        return Path.from_levels([*levels, end], T=schedule.T, schedule=schedule)
 
     def from_t0(self, t0: float) -> Path:
         """The part of a descending path from share ``t0`` of the trained times on.
@@ -178,9 +210,10 @@ class Path(Sequence[Move]):
             UserError: A path that goes up somewhere, or with a single level above the clean image.
         """
         self._check_descending("inverted")
+        self._check_meets("inverted")
         levels = [level for level in reversed(self.levels) if not level.clean]
         require(len(levels) >= 2, "a path of 1 step cannot be inverted; use at least 2 steps")
-        return Path.from_levels(levels, T=self.T, kind="invert")
+        return Path.from_levels(levels, T=self.T, kind="invert", schedule=self.moves[0].schedule)
 
     def with_jumps(
         self,
@@ -207,13 +240,14 @@ class Path(Sequence[Move]):
         Source: Lugmayr et al. 2022, Algorithm 1 and their published schedule.
         """
         self._check_descending("with_jumps")
+        self._check_meets("with_jumps")
         times = jump_times(
             len(self), jump_length, jump_n_sample, start_resampling=start_resampling, n_sample=n_sample, nested=nested
         )
         levels = self.levels
         visits = [levels[len(self) - 1 - time] for time in times]  # time -1 is the last level
         kinds: list[MoveKind] = ["denoise" if b < a else "renoise" for a, b in zip(times, times[1:], strict=False)]
-        return _assemble(visits, kinds, self.T, self.moves[0].posterior_floor)
+        return _assemble(visits, kinds, self.T, self.moves[0])
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -247,8 +281,7 @@ class Path(Sequence[Move]):
         require(index.step in (None, 1), f"the slice has step {index.step}; a part of a path takes every move")
         part = self.moves[index]
         require(len(part) > 0, "that part of the path has no moves")
-        levels = [part[0].here, *(move.there for move in part)]
-        return _assemble(levels, [move.kind for move in part], self.T, part[0].posterior_floor)
+        return Path(_numbered(part), self.T, self.gaps)
 
     def _from_below(self, index: int) -> Move:
         return self.moves[len(self) - 1 - index]
@@ -259,10 +292,15 @@ class Path(Sequence[Move]):
             f"{what} needs a path that only goes down; apply it before adding jumps or inverting",
         )
 
+    def _check_meets(self, what: str) -> None:
+        require(
+            not self.gaps, f"{what} needs moves that meet, and this spacing leaves gaps; use 'leading' or 'trailing'"
+        )
+
 
 def _descending(schedule: NoiseSchedule, times: Sequence[int], end: Level) -> Path:
     levels = [schedule.level(t) for t in sorted(times, reverse=True)]
-    return Path.from_levels([*levels, end], T=schedule.T)
+    return Path.from_levels([*levels, end], T=schedule.T, schedule=schedule)
 
 
 def _posterior_floor(levels: Sequence[Level], kind: MoveKind) -> float:
@@ -276,16 +314,13 @@ def _posterior_floor(levels: Sequence[Level], kind: MoveKind) -> float:
     return math.log(only.beta) if only.beta > 0 else math.log(1e-20)
 
 
-def _assemble(levels: Sequence[Level], kinds: Sequence[MoveKind], T: int, floor: float) -> Path:
-    moves = tuple(
-        Move(
-            here=levels[i],
-            there=levels[i + 1],
-            kind=kind,
-            index=i,
-            following=kinds[i + 1] if i + 1 < len(kinds) else None,
-            posterior_floor=floor,
-        )
-        for i, kind in enumerate(kinds)
-    )
-    return Path(moves, T)
+def _assemble(levels: Sequence[Level], kinds: Sequence[MoveKind], T: int, like: Move) -> Path:
+    """Moves through ``levels``; the floor and the schedule are those of ``like``."""
+    pairs = zip(levels, levels[1:], kinds, strict=False)
+    return Path(_numbered([replace(like, here=here, there=there, kind=kind) for here, there, kind in pairs]), T)
+
+
+def _numbered(moves: Sequence[Move]) -> tuple[Move, ...]:
+    """The moves with their places in the sequence."""
+    kinds = [*(move.kind for move in moves[1:]), None]
+    return tuple(replace(move, index=i, total=len(moves), following=kinds[i]) for i, move in enumerate(moves))

@@ -182,4 +182,8 @@ def _check_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float) ->
         0 < sigma_min < sigma_max,
         f"sigma_min is {sigma_min:.6g} and sigma_max {sigma_max:.6g}; they must obey 0 < sigma_min < sigma_max",
     )
+    require(
+        math.isfinite(sigma_max),
+        "sigma_max is infinite, as at the last time of a schedule that ends in pure noise; give a finite one",
+    )
     require(rho > 0, f"rho is {rho}; it must be positive")

@@ -61,7 +61,7 @@ class NoiseSchedule:
     :meth:`cosine` or :meth:`from_betas`.
     """
 
-    betas: FloatArray = field(repr=False)  #: variance added by each training step, in (0, 1), [T]
+    betas: FloatArray = field(repr=False)  #: variance added by each training step, in (0, 1), the last up to 1, [T]
     recipe: Mapping[str, Any] = field(default_factory=dict)  #: name and arguments it was made from
     alpha_bars: FloatArray = field(init=False, repr=False)  #: cumulative products of ``1 - betas``, [T]
 
@@ -71,11 +71,13 @@ class NoiseSchedule:
             betas.ndim == 1 and betas.size > 0, f"betas have the shape {list(betas.shape)}; give a list [T], T >= 1"
         )
         require(
-            bool(np.all((betas > 0) & (betas < 1))),
-            f"betas reach from {betas.min():.6g} to {betas.max():.6g}; each must lie strictly between 0 and 1",
+            bool(np.all((betas > 0) & (betas < 1) | (np.arange(1, betas.size + 1) == betas.size) & (betas == 1))),
+            f"betas reach from {betas.min():.6g} to {betas.max():.6g}; each must lie strictly between 0 and 1 "
+            "(the last may be 1)",
         )
         alpha_bars = np.cumprod(1 - betas)
-        require(alpha_bars[-1] > 0, "betas leave alpha_bar at exactly 0 in float64; use smaller or fewer betas")
+        underflows = alpha_bars[-1] == 0 and (betas[-1] < 1 or not alpha_bars[:-1].all())
+        require(not underflows, "betas leave alpha_bar at exactly 0 in float64; use smaller or fewer betas")
         betas.flags.writeable = alpha_bars.flags.writeable = False
         object.__setattr__(self, "betas", betas)
         object.__setattr__(self, "alpha_bars", alpha_bars)
@@ -139,6 +141,21 @@ class NoiseSchedule:
         """A schedule from its own betas [T], each strictly between 0 and 1; UserError otherwise."""
         return cls(np.asarray(betas, dtype=np.float64))
 
+    def zero_terminal_snr(self) -> NoiseSchedule:
+        """The schedule moved so that its last time is pure noise, alpha_bar 0, and its first stays as it is.
+
+        ``sqrt(alpha_bar)`` is shifted and stretched. Networks that predict ``v`` or ``x0`` can be asked there, those
+        that predict noise cannot. Source: Lin et al. 2024 (Common diffusion noise schedules are flawed), Algorithm 1.
+
+        Raises:
+            UserError: A schedule with a single time.
+        """
+        require(self.T >= 2, "a schedule with 1 training time has no last time to rescale; use at least 2")
+        roots = np.sqrt(self.alpha_bars)
+        alpha_bars = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+        betas = 1 - alpha_bars / np.append(1.0, alpha_bars[:-1])
+        return type(self)(betas, {"name": "zero_terminal_snr", "of": self.to_dict()})
+
     def to_dict(self) -> dict[str, Any]:
         """Name and arguments as JSON can hold them; ``from_dict`` gives an equal schedule."""
         return dict(self.recipe) if self.recipe else {"name": "betas", "betas": self.betas.tolist()}
@@ -151,6 +168,7 @@ class NoiseSchedule:
             "scaled_linear": NoiseSchedule.scaled_linear,
             "cosine": NoiseSchedule.cosine,
             "betas": NoiseSchedule.from_betas,
+            "zero_terminal_snr": lambda of: NoiseSchedule.from_dict(of).zero_terminal_snr(),
         }
         arguments = dict(data)
         name = arguments.pop("name", None)
@@ -191,6 +209,8 @@ class NoiseSchedule:
     def alpha_bar(self, t: float) -> float:
         """``alpha_bar`` at a real time in [-1, T-1]: the table at integers, 1 at -1, ``log alpha_bar`` linear between.
 
+        Towards an alpha_bar of 0, whose logarithm is infinite, it is alpha_bar itself that is linear.
+
         Raises:
             UserError: ``t`` outside [-1, T-1].
         """
@@ -199,6 +219,8 @@ class NoiseSchedule:
         if below == t:
             return 1.0 if t == -1 else float(self.alpha_bars[below])
         low, high = self.alpha_bar(below), self.alpha_bar(below + 1)
+        if high == 0:
+            return low * (below + 1 - t)
         return math.exp(math.log(low) + (t - below) * (math.log(high) - math.log(low)))
 
     def level(self, t: float) -> Level:
@@ -218,8 +240,12 @@ class NoiseSchedule:
             f"alpha_bar is {alpha_bar:.6g} (sigma {_sigma(alpha_bar):.6g}); this schedule holds alpha_bar from "
             f"{least:.6g} to 1 (sigma from 0 to {_sigma(least):.6g})",
         )
-        logs = -np.log(np.append(1.0, self.alpha_bars))
-        t = float(np.interp(-math.log(max(alpha_bar, least)), logs, np.arange(-1.0, self.T)))
+        kept = np.append(1.0, self.alpha_bars)
+        if least == 0 and alpha_bar < kept[-2]:
+            t = self.T - 1 - alpha_bar / float(kept[-2])
+        else:
+            logs = -np.log(kept[kept > 0])
+            t = float(np.interp(-math.log(max(alpha_bar, least)), logs, np.arange(-1.0, logs.size - 1)))
         return float(round(t)) if abs(t - round(t)) < _SAME_TIME else t
 
     def t_of_sigma(self, sigma: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from steerdiff.errors import require
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser, Prediction
+from .schedule import Level
 
 __all__ = ["Constraint", "Solver", "Step", "renoise"]
 
@@ -29,7 +30,10 @@ class Step:
 class Solver(Protocol):
     """Carries an image along one move. Solvers are frozen dataclasses without state; ``order`` is tested."""
 
-    order: ClassVar[int]
+    @property
+    def order(self) -> int:
+        """How fast its error falls with the number of steps, at least; a constant of the class, or a field."""
+        ...
 
     def step(self, denoise: Denoiser, x: Tensor, move: Move, state: Any, noise: Noise) -> Step:
         """Carry ``x`` [B, C, H, W] from ``move.here`` to ``move.there``.
@@ -61,6 +65,17 @@ def renoise(x: Tensor, move: Move, noise: Noise) -> Tensor:
         f"a renoise move from t = {move.here.t:g} to t = {move.there.t:g} would go towards the image",
     )
     return math.sqrt(1 - move.beta) * x + math.sqrt(move.beta) * noise()
+
+
+def predict(denoise: Denoiser, x: Tensor, level: Level) -> Prediction:
+    """The denoiser's answer, with guidance by a score already part of ``x0`` and ``eps``."""
+    return denoise(x, level).with_score(level.alpha_bar)
+
+
+def straight(x: Tensor, slope: Tensor, here: Level, there: Level) -> Tensor:
+    """``x / sqrt(alpha_bar) + (sigma' - sigma) slope``, scaled to the level it reaches."""
+    kept = math.sqrt(there.alpha_bar / here.alpha_bar)
+    return kept * x + math.sqrt(there.alpha_bar) * (there.sigma - here.sigma) * slope
 
 
 def check_goes_down(name: str, move: Move, remedy: str) -> None:
