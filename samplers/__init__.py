@@ -1,13 +1,17 @@
 """Noise schedules, predictions, paths, solvers, and the loop that runs them."""
 
+from .ancestral import DPM2Ancestral, EulerAncestral
 from .constraints import FilteredReference, KnownRegion
+from .conventions import CONVENTIONS, CompVis, Convention, DiffusersInverse, DiffusersSigmas, DiffusersTimes
 from .ddim import DDIM
 from .ddpm import DDPM, VarianceKind, model_variance, posterior_mean
-from .dpm_solver import DPMSolver2M
+from .dpm_solver import DPMSolver2M, DPMSolver2S, DPMSolver3M
+from .dpm_solver_sde import DPMSolver2MSDE, DPMSolver3MSDE, DPMSolverSDE
 from .euler_maruyama import EulerMaruyama
+from .linear_multistep import LMS, PLMS
 from .loop import Callback, Interrupted, NonFiniteError, Record, Recorder, integrate, trajectory
 from .noise import Noise, Seeds, resolve_seeds
-from .ode import Euler, Heun
+from .ode import DPM2, Euler, Heun
 from .path import Move, MoveKind, Path
 from .prediction import (
     ClipPolicy,
@@ -32,6 +36,7 @@ from .schedule import CLEAN, Level, NoiseSchedule
 from .sde import SDE, VESDE, VPSDE, ScoreDenoiser, SubVPSDE, sde_level, sde_path, sde_scale
 from .solvers import Constraint, Solver, Step, renoise
 from .time_travel import jump_times
+from .unipc import UniPC
 from .variational import (
     PosteriorTables,
     discretised_log_likelihood,
@@ -46,15 +51,30 @@ SOLVERS: dict[str, type[Solver]] = {
     "ddim": DDIM,
     "euler": Euler,
     "heun": Heun,
+    "dpm2": DPM2,
     "dpm++2m": DPMSolver2M,
+    "dpm++3m": DPMSolver3M,
+    "dpm++2s": DPMSolver2S,
+    "unipc": UniPC,
+    "lms": LMS,
+    "plms": PLMS,
+    "euler-ancestral": EulerAncestral,
+    "dpm2-ancestral": DPM2Ancestral,
+    "dpm++sde": DPMSolverSDE,
+    "dpm++2m-sde": DPMSolver2MSDE,
+    "dpm++3m-sde": DPMSolver3MSDE,
     "euler-maruyama": EulerMaruyama,
 }
 """Solvers by the names that the command line uses."""
 
 __all__ = [
     "CLEAN",
+    "CONVENTIONS",
     "DDIM",
     "DDPM",
+    "DPM2",
+    "LMS",
+    "PLMS",
     "SDE",
     "SIGMA_SPACINGS",
     "SOLVERS",
@@ -62,10 +82,22 @@ __all__ = [
     "VPSDE",
     "Callback",
     "ClipPolicy",
+    "CompVis",
     "Constraint",
+    "Convention",
+    "DPM2Ancestral",
     "DPMSolver2M",
+    "DPMSolver2MSDE",
+    "DPMSolver2S",
+    "DPMSolver3M",
+    "DPMSolver3MSDE",
+    "DPMSolverSDE",
     "Denoiser",
+    "DiffusersInverse",
+    "DiffusersSigmas",
+    "DiffusersTimes",
     "Euler",
+    "EulerAncestral",
     "FilteredReference",
     "KnownRegion",
     "EulerMaruyama",
@@ -92,6 +124,7 @@ __all__ = [
     "Step",
     "SubVPSDE",
     "TimeSpacing",
+    "UniPC",
     "VarianceKind",
     "discretised_log_likelihood",
     "exponential_sigmas",

@@ -13,34 +13,92 @@ from torch import Tensor
 from steerdiff.samplers import (
     DDIM,
     DDPM,
+    DPM2,
+    LMS,
+    PLMS,
     SOLVERS,
     Denoiser,
+    DPM2Ancestral,
     DPMSolver2M,
+    DPMSolver2MSDE,
+    DPMSolver2S,
+    DPMSolver3M,
+    DPMSolver3MSDE,
+    DPMSolverSDE,
     Euler,
+    EulerAncestral,
     EulerMaruyama,
     Heun,
     Level,
-    Move,
     Noise,
     Path,
     Prediction,
     Solver,
+    UniPC,
     VarianceKind,
     integrate,
 )
 
 from .mixture import ONE, SCHEDULE, TWO, Mixture, even_path, slope, two_sample_p
 
-DETERMINISTIC = [DDIM(), Euler(), Heun(), DPMSolver2M()]
-STOCHASTIC = [
+DETERMINISTIC: list[tuple[Solver, float]] = [  # with the order that is measured, where it is not the declared one
+    (DDIM(), 1),
+    (Euler(), 1),
+    (Heun(), 2),
+    (DPM2(), 2),
+    (DPMSolver2M(), 2),
+    (DPMSolver2M(variant="heun"), 2),
+    (DPMSolver2M(predicted="eps"), 2),
+    (DPMSolver3M(), 2),
+    (DPMSolver3M(predicted="eps"), 2),
+    (DPMSolver2S(), 2),
+    (DPMSolver2S(variant="heun"), 2),
+    (DPMSolver2S(inner="path"), 2),
+    (UniPC(order=1), 2),
+    (UniPC(), 3),
+    (UniPC(b="bh1"), 3),
+    (UniPC(predicted="eps"), 3),
+    (UniPC(order=3), 3),
+    (LMS(order=1), 1),
+    (LMS(order=2), 2),
+    (LMS(order=3), 3),
+    (LMS(), 4),
+    (PLMS(), 2),
+]
+STOCHASTIC: list[Solver] = [
     DDPM(variance="fixed_small"),
     DDPM(variance="fixed_large"),
     DDPM(variance="learned"),
     DDIM(eta=0.5),
     DDIM(eta=1.0),
     EulerMaruyama(),
+    Euler(s_churn=10.0),
+    Heun(s_churn=10.0),
+    DPM2(s_churn=10.0),
+    EulerAncestral(),
+    EulerAncestral(eta=0.5),
+    DPM2Ancestral(),
+    DPMSolver2S(eta=1.0),
+    DPMSolverSDE(),
+    DPMSolver2MSDE(),
+    DPMSolver2MSDE(eta=0.5, variant="heun"),
+    DPMSolver3MSDE(),
+]
+MULTISTEP: list[tuple[Solver, int]] = [  # with the order of a step once the history is full
+    (DPMSolver2M(lower_order_final=False), 2),
+    (DPMSolver2M(lower_order_final=False, predicted="eps", variant="heun"), 2),
+    (DPMSolver3M(lower_order_final=False), 2),
+    (UniPC(order=1, lower_order_final=False), 1),
+    (UniPC(lower_order_final=False), 2),
+    (UniPC(order=3, lower_order_final=False), 3),
+    (UniPC(order=3, predicted="eps", lower_order_final=False), 3),
+    (LMS(order=2), 2),
+    (LMS(order=3), 3),
+    (LMS(), 4),
+    (PLMS(), 2),
 ]
 STEPS = [40, 80, 160]
+each_deterministic = pytest.mark.parametrize(("solver", "order"), DETERMINISTIC, ids=str)
 
 
 def grid(low: float, high: float) -> Tensor:
@@ -48,7 +106,8 @@ def grid(low: float, high: float) -> Tensor:
 
 
 def test_every_solver_is_proved_here() -> None:
-    assert {type(solver) for solver in DETERMINISTIC + STOCHASTIC} == set(SOLVERS.values())
+    assert {type(solver) for solver in [solver for solver, _ in DETERMINISTIC] + STOCHASTIC} >= set(SOLVERS.values())
+    assert all(order >= solver.order for solver, order in DETERMINISTIC)
 
 
 def test_score_of_the_mixture_is_the_gradient_of_its_log_density() -> None:
@@ -70,17 +129,33 @@ def test_exact_flow_agrees_with_a_very_fine_solution() -> None:
     assert (fine - ONE.flow(grid(-2.5, 2.5), path.start, path.end)).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("solver", DETERMINISTIC, ids=repr)
-def test_deterministic_solver_converges_at_its_order(solver: Solver) -> None:
+@each_deterministic
+def test_deterministic_solver_converges_at_its_order(solver: Solver, order: int) -> None:
     x = grid(-2.5, 2.5)
     exact = ONE.flow(x, even_path(2).start, even_path(2).end)
     errors = [float((integrate(ONE, solver, even_path(n), x) - exact).abs().mean()) for n in STEPS]
-    assert slope(STEPS, errors) == pytest.approx(solver.order, abs=0.1)
-    assert errors[-1] < {1: 1e-2, 2: 3e-4}[solver.order]
+    # steep starts of long multistep methods, which begin with order 1, still show at 160 steps
+    assert slope(STEPS, errors) == pytest.approx(order, abs=0.1 if order < 3 else 0.4)
+    assert errors[-1] < {1: 1e-2, 2: 6e-4, 3: 7e-5, 4: 2e-5}[order]
 
 
-@pytest.mark.parametrize("solver", DETERMINISTIC, ids=repr)
-def test_inversion_then_sampling_returns_the_input_at_the_solvers_order(solver: Solver) -> None:
+@pytest.mark.parametrize(("solver", "order"), MULTISTEP, ids=str)
+def test_one_step_with_exact_history_has_the_order_of_its_values(solver: Solver, order: int) -> None:
+    """The error of a single step is one order above: this is the order, free of the start."""
+    steps, x, errors = [160, 320, 640], grid(-2.0, 2.0), []
+    for n in steps:
+        path = even_path(n)
+        state, moves = None, path[n // 2 : n // 2 + order + 1]
+        for move in moves:
+            exact = ONE.flow(x, path.start, move.here)
+            step = solver.step(ONE, exact, move, state, Constant(0.0))
+            state = replace(step.state, x=exact) if isinstance(solver, UniPC) else step.state  # what it corrects
+        errors.append(float((step.x - ONE.flow(x, path.start, moves.end)).abs().mean()))
+    assert slope(steps, errors) == pytest.approx(order + 1, abs=0.3)
+
+
+@each_deterministic
+def test_inversion_then_sampling_returns_the_input_at_the_solvers_order(solver: Solver, order: int) -> None:
     y = grid(-1.0, 1.0)
     errors = []
     for n in STEPS:
@@ -88,8 +163,8 @@ def test_inversion_then_sampling_returns_the_input_at_the_solvers_order(solver: 
         noise = integrate(ONE, solver, path.inverted(), y)
         errors.append(float((integrate(ONE, solver, path, noise) - y).abs().mean()))
     # second-order solvers gain one order on the way back: the leading error of going up is undone coming down
-    assert slope(STEPS, errors) > solver.order - 0.1
-    assert errors[-1] < {1: 2e-2, 2: 1e-5}[solver.order]
+    assert slope(STEPS, errors) > order - 0.1
+    assert errors[-1] < {1: 2e-2, 2: 1e-4, 3: 2e-4, 4: 1e-5}[order]
 
 
 def test_inversion_of_an_image_reaches_the_noise_that_the_exact_flow_reaches() -> None:
@@ -126,12 +201,13 @@ def sampled(solver: Solver, path: Path, denoise: Denoiser = with_half_learned_va
 
 @pytest.mark.parametrize("solver", STOCHASTIC, ids=repr)
 def test_stochastic_solver_reaches_the_exact_distribution(solver: Solver) -> None:
-    ours = sampled(solver, Path.respaced(SCHEDULE, 500))
+    path = Path.respaced(SCHEDULE, 500) if solver.order == 1 else Path.sigmas(SCHEDULE, 100, "log_snr")
+    ours = sampled(solver, path)
     assert two_sample_p(ours, TWO.draw(20_000, seed=7)) > 0.01
 
 
 class Constant(Noise):
-    """Always the same number, so that a step that is linear in its noise can be taken apart."""
+    """Always the same number."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -140,21 +216,36 @@ class Constant(Noise):
         return torch.full((1, 1, 1, 1), self.value, dtype=torch.float64)
 
 
+class OneHot(Noise):
+    """Draw ``i`` is 1 in image ``i + 2`` of a batch, and 0 in all others."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.drawn = count, 0
+
+    def __call__(self) -> Tensor:
+        draw = torch.zeros(self.count, 1, 1, 1, dtype=torch.float64)
+        draw[self.drawn + 2] = 1.0
+        self.drawn += 1
+        return draw
+
+
 def moments(solver: Solver, path: Path, gaussian: Mixture) -> tuple[float, float]:
-    """Mean and variance at the end of a path from the exact start, without sampling: on a Gaussian steps are linear."""
+    """Mean and variance at the end of a path from the exact start, without sampling.
+
+    On a Gaussian a run is linear in its start and in its draws: one image of a batch has neither, one has a start of 1
+    and each of the others one draw of 1.
+    """
     mean, variance = marginal(gaussian, path.start)
 
     def denoise(x: Tensor, level: Level) -> Prediction:
         return replace(gaussian(x, level), log_variance_fraction=torch.zeros_like(x))
 
-    def step(x: float, z: float, move: Move) -> float:
-        return float(solver.step(denoise, Constant(x)(), move, None, Constant(z)).x)
-
-    for move in path:
-        offset = step(0.0, 0.0, move)
-        gain, spread = step(1.0, 0.0, move) - offset, step(0.0, 1.0, move) - offset
-        mean, variance = gain * mean + offset, gain**2 * variance + spread**2
-    return mean, variance
+    noise = OneHot(2 * len(path) + 2)
+    start = torch.zeros(noise.count, 1, 1, 1, dtype=torch.float64)
+    start[1] = 1.0
+    end = integrate(denoise, solver, path, start, noise=noise).flatten()
+    offset, gain, *spreads = [float(end[0]), *(float(value - end[0]) for value in end[1 : noise.drawn + 2])]
+    return gain * mean + offset, gain**2 * variance + sum(spread**2 for spread in spreads)
 
 
 def marginal(gaussian: Mixture, level: Level) -> tuple[float, float]:

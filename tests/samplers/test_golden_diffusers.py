@@ -1,0 +1,106 @@
+"""Whole runs of diffusers' schedulers, with Stable Diffusion's betas, through our paths and solvers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path as File
+
+import pytest
+import torch
+from torch import Tensor
+
+from steerdiff.samplers import (
+    DDIM,
+    Denoiser,
+    DiffusersInverse,
+    DiffusersTimes,
+    Level,
+    NoiseSchedule,
+    Path,
+    Prediction,
+    Recorder,
+    Solver,
+    integrate,
+)
+
+from ..helpers import golden_files, load_golden
+from .diffusers import denoiser_of, scheduler_of
+from .replay import Replay, assert_close
+
+FLOAT32 = 5e-6  # of each row's largest value: theirs ran in float32, schedules too, ours in float64; measured 1.7e-6
+IN_SIGMA = ("Euler", "EulerAncestral", "Heun", "LMS")  #: their images are ours divided by ``sqrt(alpha_bar)``
+
+
+def cases() -> list[tuple[File, str]]:
+    return [(file, name) for file in golden_files("diffusers/schedulers_*") for name in load_golden(file)[1]["cases"]]
+
+
+class Watched:
+    """A denoiser that remembers each question."""
+
+    def __init__(self, denoise: Denoiser) -> None:
+        self.denoise, self.asked = denoise, list[tuple[Tensor, Level]]()
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        self.asked.append((x, level))
+        return self.denoise(x, level)
+
+
+def run(denoise: Denoiser, solver: Solver, path: Path, start: Tensor, draws: Tensor) -> tuple[Watched, Recorder]:
+    watched, recorder = Watched(denoise), Recorder()
+    integrate(watched, solver, path, start, noise=Replay(list(draws)), callback=recorder)
+    return watched, recorder
+
+
+def samples(watched: Watched, images: list[Tensor], moves: list[Level], in_sigma: bool) -> list[Tensor]:
+    """What each call of the scheduler's step returned: a solver asks at each of them but the last."""
+    states = [*watched.asked[1:], (images[-1], moves[-1])]
+    return [x / math.sqrt(level.alpha_bar) if in_sigma else x for x, level in states]
+
+
+@pytest.mark.parametrize(("file", "name"), cases(), ids=lambda value: str(getattr(value, "stem", value)))
+def test_every_scheduler_of_diffusers_is_met_step_by_step(file: File, name: str) -> None:
+    arrays, meta = load_golden(file)
+    case = meta["cases"][name]
+    scheduler = scheduler_of(case, meta["base config"], meta["num_inference_steps"])
+    path, in_sigma = scheduler.path, case["class"].removesuffix("DiscreteScheduler") in IN_SIGMA
+    start = torch.from_numpy(arrays["in.x"]).double() * case["init_noise_sigma"]
+    start = start * math.sqrt(path.start.alpha_bar) if in_sigma else start
+    draws = torch.from_numpy(arrays["in.z"]).double()
+    watched, recorder = run(denoiser_of(case, scheduler.schedule), scheduler.solver, path, start, draws)
+    times = torch.tensor([level.t for _, level in watched.asked], dtype=torch.float64)
+    expected = torch.from_numpy(arrays[f"timesteps_{name}"])
+    if expected.is_floating_point():  # float32 logarithms of sigma, in which time is steep
+        torch.testing.assert_close(times, expected.double(), rtol=0, atol=2e-3)
+    else:
+        assert times.tolist() == expected.tolist()
+    ours = samples(watched, recorder.images, [move.there for move in recorder.moves], in_sigma)
+    for row, one in zip(ours, arrays[f"out.{name}"], strict=True):
+        assert_close(row, one, FLOAT32)
+
+
+@pytest.mark.parametrize("file", golden_files("diffusers/inverse_*"), ids=lambda file: file.stem)
+def test_inverse_scheduler_and_the_way_back_are_met(file: File) -> None:
+    arrays, meta = load_golden(file)
+    config, steps, schedule = dict(meta["config"]), meta["num_inference_steps"], NoiseSchedule.scaled_linear()
+    assert meta["class"] == "DDIMInverseScheduler, then DDIMScheduler back"
+    assert (config.pop("clip_sample"), config.pop("set_alpha_to_one")) == (False, False)
+    offset = config.pop("steps_offset")
+    assert not config
+    up = DiffusersInverse(offset=offset)(schedule, steps)
+    down = DiffusersTimes(offset=offset, alpha_one=False)(schedule, steps)
+    assert up.end == down.start
+    assert [move.here.t for move in up] == arrays["inverse_timesteps"].tolist()
+    assert [move.here.t for move in down] == arrays["ddim_timesteps"].tolist()
+    denoise = denoiser_of({"config": {}}, schedule)
+    _, climbed = run(denoise, DDIM(), up, torch.from_numpy(arrays["in.x"]).double(), torch.empty(0))
+    _, descended = run(denoise, DDIM(), down, climbed.images[-1], torch.empty(0))
+    for row, expected in zip(climbed.images, arrays["out.up"], strict=True):
+        assert_close(row, expected, FLOAT32)
+    for row, expected in zip(descended.images, arrays["out.down"], strict=True):
+        assert_close(row, expected, FLOAT32)
+
+
+def test_golden_cases_of_diffusers_are_there() -> None:
+    assert len(cases()) >= 34
+    assert golden_files("diffusers/inverse_*")
