@@ -34,6 +34,7 @@ COMMANDS = {
     "invert": Command("invert", "--image FILE", "invert an image by DDIM and reconstruct it"),
     "train": Command("train", "WHAT --folder FOLDER", "train a model"),
     "evaluate": Command("evaluate", "embedded", "measure a model by the recogniser of its domain"),
+    "convert": Command("convert", "SOURCE TARGET [--to FORM]", "store published weights in another way"),
     "rerun": Command("rerun", "FILE", "make an image again, bit for bit, from the settings it carries"),
     "info": Command("info", "[WEIGHTS]", "say what is installed, and what a file of weights or an image holds"),
     "bench": Command("bench", "", "time the parts, beside other libraries where they are installed"),
