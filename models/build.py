@@ -10,7 +10,6 @@ from torch import nn
 from steerdiff.errors import UserError, require
 
 from .autoencoder import Autoencoder
-from .checkpoint import load_into
 from .clip import build_clip
 from .clip_text import ClipText
 from .config import config_from_dict
@@ -25,6 +24,7 @@ from .official import (
 )
 from .official_clip import hf_clip_config, hf_text_config
 from .published.spec import ClipConfig
+from .state import load_state
 from .unet import UNet
 
 __all__ = ["build", "load_state", "unet_config"]
@@ -53,15 +53,6 @@ def build(official_class: str, kwargs: Kwargs) -> nn.Module:
     known = ", ".join(BUILDERS)
     require(official_class in BUILDERS, f"'{official_class}' is not a known network; known are {known}")
     return BUILDERS[official_class](kwargs)
-
-
-def load_state(network: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Fill ``network`` from a state dict in the layout of the official class; say what does not fit.
-
-    Raises:
-        UserError: Keys are missing, left over or of another shape.
-    """
-    load_into(network, state_dict, "the state dict")
 
 
 def _unet(kwargs: Kwargs) -> nn.Module:

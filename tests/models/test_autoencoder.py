@@ -219,7 +219,8 @@ def test_tiles_of_a_network_of_small_reach_show_no_seam(size):
     assert torch.allclose(network.moments(image, tile=32, overlap=16), moments, atol=1e-6)
     z = torch.randn(1, 4, size[0] // 4, size[1] // 4, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(network.decode(z, tile=32, overlap=16), network.decode(z), atol=1e-6)
-    assert not torch.allclose(network.decode(z, tile=32, overlap=8), network.decode(z + 1e-3), atol=1e-6)
+    narrow = network.decode(z, tile=32, overlap=4)  # of one cell, none is left to the other tile alone
+    assert not torch.allclose(narrow, network.decode(z), atol=1e-3)
 
 
 @torch.no_grad()
