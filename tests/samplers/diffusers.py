@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,13 +51,23 @@ class Scheduler:
 def scheduler_of(case: Config, base: Config, steps: int) -> Scheduler:
     """Read a golden case; every key of its configuration must be known here, so that none is passed over."""
     config = _Read(case["config"])
-    schedule = _schedule(base)
+    schedule = rounded_schedule(base)
     if config("rescale_betas_zero_snr", False):
         schedule = schedule.zero_terminal_snr()
     path, solver = READERS[case["class"]](config, schedule, steps, dict(case["step kwargs"]))
     config("prediction_type", "epsilon"), config("clip_sample", False)  # read by denoiser_of
     assert not config.unread, f"options of {case['class']} that this test does not know: {config.unread}"
     return Scheduler(path, solver, schedule)
+
+
+def rounded_schedule(base: Config) -> NoiseSchedule:
+    """The schedule as diffusers keeps it, in float32: its largest sigma is 5e-7 off."""
+    assert base.keys() == {"beta_start", "beta_end", "beta_schedule", "num_train_timesteps"}, base
+    power = {"linear": 1, "scaled_linear": 2}[base["beta_schedule"]]
+    ends = (base["beta_start"] ** (1 / power), base["beta_end"] ** (1 / power))
+    betas = torch.linspace(*ends, base["num_train_timesteps"], dtype=torch.float32) ** power
+    alpha_bars = torch.cumprod(1 - betas, dim=0).double().numpy()
+    return NoiseSchedule.from_betas(1 - alpha_bars / np.append(1.0, alpha_bars[:-1]))
 
 
 def denoiser_of(case: Config, schedule: NoiseSchedule) -> Denoiser:
@@ -85,12 +96,6 @@ class _Read:
     def __call__(self, key: str, default: Any) -> Any:
         self.unread.discard(key)
         return self.config.get(key, default)
-
-
-def _schedule(base: Config) -> NoiseSchedule:
-    assert base.keys() == {"beta_start", "beta_end", "beta_schedule", "num_train_timesteps"}, base
-    make = {"scaled_linear": NoiseSchedule.scaled_linear, "linear": NoiseSchedule.linear}[base["beta_schedule"]]
-    return make(base["num_train_timesteps"], base["beta_start"], base["beta_end"])
 
 
 def _times(config: _Read, alpha_one: bool) -> DiffusersTimes:

@@ -194,6 +194,42 @@ def test_moves_up_and_down_have_the_same_beta() -> None:
     assert Move(here=Level(1000.0, 0.0), there=LINEAR.level(999)).beta == 1
 
 
+def test_moves_know_their_number_and_the_schedule_between_the_levels() -> None:
+    base = Path.respaced(LINEAR, 10)
+    for path in (base, base[3:], base.inverted(), base.with_jumps(2, 2), base.from_t0(0.5), Path.sigmas(LINEAR, 10)):
+        assert {move.total for move in path} == {len(path)}
+        assert [move.index for move in path] == list(range(len(path)))
+        assert all(move.schedule is LINEAR for move in path)
+    assert Path.from_levels(base.levels, T=1000) == base  # the schedule is no part of what a path is
+
+
+def test_level_of_sigma_has_the_trained_time() -> None:
+    move = Path.respaced(LINEAR, 10)[4]
+    level = move.level_of_sigma(LINEAR.level(500.5).sigma)
+    assert (level.t, level.alpha_bar) == (pytest.approx(500.5), pytest.approx(LINEAR.alpha_bar(500.5)))
+    beyond = move.level_of_sigma(1000.0)
+    assert (beyond.t, beyond.sigma) == (999, pytest.approx(1000))
+
+
+def test_level_of_sigma_without_a_schedule_lies_on_the_line_in_log_sigma() -> None:
+    here, there = LINEAR.level(600), LINEAR.level(500)
+    move = Path.from_levels([here, there], T=1000)[0]
+    assert move.level_of_sigma(math.sqrt(here.sigma * there.sigma)).t == pytest.approx(550)
+    assert move.level_of_sigma(here.sigma).t == pytest.approx(600)
+    assert move.level_of_sigma(here.sigma**2 / there.sigma).t == pytest.approx(700)
+    ends = (Move(here=here, there=CLEAN), Move(here=here, there=here))
+    assert [end.level_of_sigma(3.0).t for end in ends] == [600, 600]
+
+
+def test_path_of_moves_may_have_gaps_only_where_it_says_so() -> None:
+    first, second = Move(here=LINEAR.level(9), there=LINEAR.level(5)), Move(here=LINEAR.level(4), there=CLEAN)
+    path = Path.from_moves([first, second], T=1000, gaps=True)
+    assert [(move.index, move.total, move.following) for move in path] == [(0, 2, "denoise"), (1, 2, None)]
+    assert path[1:].gaps
+    with pytest.raises(UserError, match="move 1 starts at t = 4 but the move before it ends at 5"):
+        Path.from_moves([first, second], T=1000)
+
+
 def test_paths_are_sequences_equal_by_value() -> None:
     path = Path.respaced(LINEAR, 10)
     assert path[0] is path.moves[0]
@@ -228,6 +264,7 @@ SHORT = Path.respaced(LINEAR, 10)
         (lambda: Path.sigmas(LINEAR, 5, sigma_min=2, sigma_max=1), "must obey 0 < sigma_min < sigma_max"),
         (lambda: Path.sigmas(LINEAR, 5, sigma_max=1000), r"sigma 1000\); this schedule holds"),
         (lambda: Path.sigmas(LINEAR, 5, rho=0), "rho is 0; it must be positive"),
+        (lambda: Path.sigmas(LINEAR.zero_terminal_snr(), 5), "sigma_max is infinite"),
         (lambda: polyexponential_sigmas(5, 0.1, 10, -1), "rho is -1; it must be positive"),
         (lambda: vp_sigmas(0), "steps is 0; it must be at least 1"),
         (lambda: SHORT.from_t0(0), r"t0 is 0; it must lie in \(0, 1\]"),

@@ -23,6 +23,7 @@ SCHEDULES = [
     NoiseSchedule.cosine(),
     NoiseSchedule.cosine(T=100, shift=0.25),
     NoiseSchedule.from_betas([0.1, 0.2, 0.5]),
+    NoiseSchedule.cosine(T=100).zero_terminal_snr(),
 ]
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 
@@ -78,6 +79,8 @@ def test_alpha_bar_is_the_table_at_integers_and_one_at_minus_one(schedule: Noise
 def test_alpha_bar_is_log_linear_between_integers(schedule: NoiseSchedule) -> None:
     for t in (-0.5, 0.5, schedule.T - 1.5):
         low, high = schedule.alpha_bar(math.floor(t)), schedule.alpha_bar(math.floor(t) + 1)
+        if high == 0:  # no line leads to the logarithm of 0
+            continue
         assert schedule.alpha_bar(t) == pytest.approx(math.sqrt(low * high), rel=1e-12)
 
 
@@ -119,6 +122,26 @@ def test_respacing_to_every_time_changes_nothing() -> None:
     np.testing.assert_allclose(schedule.respaced(range(1000)).betas, schedule.betas, rtol=1e-10)
 
 
+def test_zero_terminal_snr_ends_in_pure_noise_and_keeps_the_first_time() -> None:
+    schedule = NoiseSchedule.scaled_linear()
+    ended = schedule.zero_terminal_snr()
+    assert (ended.alpha_bars[-1], ended.betas[-1], ended.T) == (0.0, 1.0, 1000)
+    assert ended.alpha_bars[0] == pytest.approx(schedule.alpha_bars[0], rel=1e-14)
+    roots, before = np.sqrt(ended.alpha_bars), np.sqrt(schedule.alpha_bars)
+    np.testing.assert_allclose((roots[500] - roots[0]) / roots[0], (before[500] - before[0]) / (before[0] - before[-1]))
+    assert ended.level(999).sigma == math.inf
+    assert ended.respaced([0, 500, 999]).alpha_bars[-1] == 0
+    assert ended.zero_terminal_snr().alpha_bars.tolist() == pytest.approx(ended.alpha_bars.tolist(), rel=1e-9)
+
+
+def test_times_towards_pure_noise_are_linear_in_what_is_left() -> None:
+    ended = NoiseSchedule.scaled_linear().zero_terminal_snr()
+    least = ended.alpha_bar(998)
+    assert ended.alpha_bar(998.25) == pytest.approx(0.75 * least)
+    for t in (999.0, 998.75, 998.25, 998.0, 997.5, 3.0, -0.5):
+        assert ended.t_of_alpha_bar(ended.alpha_bar(t)) == pytest.approx(t, abs=1e-9)
+
+
 def test_q_sample_by_level_and_by_times_agree() -> None:
     schedule = NoiseSchedule.linear()
     x0, eps = torch.full((2, 3, 4, 4), 0.5), torch.full((2, 3, 4, 4), -2.0)
@@ -155,6 +178,9 @@ def test_levels_know_sigma_and_log_snr_at_their_ends() -> None:
         (lambda: NoiseSchedule.from_betas([]), r"betas have the shape \[0\]"),
         (lambda: NoiseSchedule.from_betas([0.1, float("nan")]), "each must lie strictly between 0 and 1"),
         (lambda: NoiseSchedule.from_betas([0.99] * 1000), "leave alpha_bar at exactly 0"),
+        (lambda: NoiseSchedule.from_betas([0.99] * 1000 + [1.0]), "leave alpha_bar at exactly 0"),
+        (lambda: NoiseSchedule.from_betas([1.0, 0.5]), "each must lie strictly between 0 and 1"),
+        (lambda: NoiseSchedule.from_betas([0.5]).zero_terminal_snr(), "has no last time to rescale"),
         (
             lambda: NoiseSchedule.from_dict({"name": "quadratic"}),
             "schedule name is 'quadratic'; known names are linear",
