@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -145,13 +145,19 @@ class NetworkDenoiser:
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Predict from ``x`` [B, C, H, W] at ``level``; UserError where the network's form cannot answer."""
         seen = x if self.dtype is None else x.to(self.dtype)
-        t = torch.full(
-            (x.shape[0],),
-            level.t * self.time_scale,
-            device=x.device,
-            dtype=torch.promote_types(seen.dtype, torch.float32),
-        )
-        output = self.network(seen, t)
+        t = torch.full((x.shape[0],), level.t * self.time_scale, device=x.device, dtype=_wide(seen.dtype))
+        return self._read(self.network(seen, t), x, level)
+
+    def rows(self, x: Tensor, levels: Sequence[Level]) -> Prediction:
+        """Predict from ``x`` [B, C, H, W] whose images stand at a level each, in one call of the network."""
+        for level in levels:
+            _check_level(level, self.parameterization)
+        seen = x if self.dtype is None else x.to(self.dtype)
+        t = torch.tensor([level.t * self.time_scale for level in levels], dtype=_wide(seen.dtype))
+        alpha_bar = torch.tensor([level.alpha_bar for level in levels], dtype=torch.float64)
+        return self._read(self.network(seen, t.to(x.device)), x, alpha_bar.to(x.device))
+
+    def _read(self, output: Tensor, x: Tensor, level: Level | Tensor) -> Prediction:
         prediction = Prediction.from_output(output, x, level, self.parameterization, self.learns_variance)
         if self.clip == "clip":
             return prediction.clipped(level, x)
@@ -180,7 +186,11 @@ def _roots(level: Level | Tensor, like: Tensor) -> tuple[float | Tensor, float |
 
 
 def _widened(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(_wide(x.dtype))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _check_level(level: Level, parameterization: Parameterization) -> None:

@@ -1,0 +1,122 @@
+"""Guidance by the gradient of a noisy classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from steerdiff.errors import UserError, require
+from steerdiff.samplers import Denoiser, Level, Prediction
+from steerdiff.samplers.rows import predict_rows
+
+from .noisy_classifier import Classifier
+
+__all__ = ["ClassifierGuidance"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassifierGuidance:
+    """A denoiser that pulls towards classes: it adds ``scale grad_x log p(y | x_t)`` to the prediction's score.
+
+    ``DDPM`` moves its mean by the score times its variance, all other solvers move ``eps``. The classifier is asked at
+    ``x_t`` with the time there, as published. The derivation asks at the mean of the step, but a denoiser does not know
+    the step; the authors call the difference without effect. ``x0`` and ``eps`` of the prediction stay unguided.
+    Guidance nests, since scores add. The score carries no gradient of its own.
+
+    A scale of 0 is the unguided denoiser, bit for bit, without running the classifier.
+
+    Source: Dhariwal & Nichol 2021, Algorithms 1 and 2.
+
+    Raises:
+        UserError: Labels that are no integers from 0 on, not [B], or a scale that is not finite.
+    """
+
+    denoise: Denoiser  #: what is guided
+    classifier: Classifier  #: ``classifier(x [B, C, H, W], t [B]) -> logits [B, classes]``, in eval mode
+    y: int | Tensor  #: class to pull towards, one for all or int64 [B]
+    scale: float | Tensor = 1.0  #: strength, an exponent of p(y | x); a tensor [B] guides each image by its own
+    time_scale: float = 1.0  #: the classifier is told t * time_scale; 1000 / T for "rescaled" times
+    _largest: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        labels = torch.as_tensor(self.y)
+        integral = not labels.is_floating_point() and labels.dtype != torch.bool and labels.ndim <= 1
+        require(
+            integral and labels.numel() > 0,
+            f"y is {list(labels.shape)} {labels.dtype}; give one class, or an int64 tensor [B] of one for each image",
+        )
+        require(int(labels.min()) >= 0, f"y holds the label {int(labels.min())}; labels count from 0")
+        scale = torch.as_tensor(self.scale)
+        finite = scale.ndim <= 1 and bool(scale.isfinite().all())
+        require(finite, f"scale is {self.scale}; it must be a finite number, or a tensor [B] of them")
+        require(
+            0 < self.time_scale < math.inf,
+            f"time_scale is {self.time_scale}; it must be positive, 1 unless the classifier learned rescaled times",
+        )
+        object.__setattr__(self, "_largest", int(labels.max()))  # read once: a step never waits for the device
+
+    def __call__(self, x: Tensor, level: Level) -> Prediction:
+        """Predict from ``x`` [B, C, H, W] at ``level``, with the classes' pull as score."""
+        return self._guided(self.denoise(x, level), x, [level])
+
+    def rows(self, x: Tensor, levels: Sequence[Level]) -> Prediction:
+        """Predict from ``x`` [B, C, H, W] whose images stand at a level each."""
+        return self._guided(predict_rows(self.denoise, x, levels), x, levels)
+
+    def _guided(self, prediction: Prediction, x: Tensor, levels: Sequence[Level]) -> Prediction:
+        if not isinstance(self.scale, Tensor) and self.scale == 0:
+            return prediction
+        times = [level.t * self.time_scale for level in levels]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if len(times) == 1:
+            t = torch.full((x.shape[0],), times[0], device=x.device, dtype=dtype)
+        else:
+            t = torch.tensor(times, dtype=dtype).to(x.device)
+        score = self._over_images(x) * _class_score(self.classifier, x.to(dtype), t, self._labels(x), self._largest)
+        return replace(prediction, score=score if prediction.score is None else prediction.score + score)
+
+    def _labels(self, x: Tensor) -> Tensor:
+        images = x.shape[0]
+        if not isinstance(self.y, Tensor):
+            return torch.full((images,), self.y, device=x.device)
+        count = self.y.numel()
+        require(count in (1, images), f"{count} labels were given for {images} images; give one, or one for each")
+        return self.y.reshape(-1).long().to(x.device).expand(images)
+
+    def _over_images(self, x: Tensor) -> float | Tensor:
+        if not isinstance(self.scale, Tensor):
+            return self.scale
+        count = self.scale.numel()
+        require(
+            count in (1, x.shape[0]), f"{count} scales were given for {x.shape[0]} images; give one, or one for each"
+        )
+        return self.scale.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)).reshape(-1, 1, 1, 1)
+
+
+def _class_score(classifier: Classifier, x: Tensor, t: Tensor, y: Tensor, largest: int) -> Tensor:
+    """``grad_x log softmax(classifier(x, t))[y]`` [B, C, H, W], also where autograd is off.
+
+    It is the gradient of the sum over the batch: images do not influence each other's logits.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        seen = x.detach().clone().requires_grad_()
+        logits = classifier(seen, t)
+        require(
+            logits.ndim == 2 and logits.shape[0] == x.shape[0],
+            f"the classifier's logits are {list(logits.shape)} for {x.shape[0]} images; expected [B, classes]",
+        )
+        require(
+            largest < logits.shape[1],
+            f"y holds the label {largest}; this classifier has {logits.shape[1]} classes, 0 to {logits.shape[1] - 1}",
+        )
+        log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
+        if not log_p.requires_grad:
+            raise UserError(
+                "the classifier's logits carry no gradient; call it without torch.no_grad and without detach"
+            )
+        (gradient,) = torch.autograd.grad(log_p.gather(1, y.reshape(-1, 1)).sum(), seen)
+    return gradient
