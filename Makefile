@@ -14,12 +14,12 @@ RUN = $(PY) -m steerdiff
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest
 JOBS ?= 2
 
-.PHONY: help install test demo lint format type types bench docs gpu assets golden clean
+.PHONY: help install test test-weights demo lint format type types bench docs gpu assets golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\): .*##  *\(.*\)/\1|\2/p; s/^\([a-z]*\):  *##  *\(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sort -u | \
-		awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\): .*##  *\(.*\)/\1|\2/p; s/^\([a-z-]*\):  *##  *\(.*\)/\1|\2/p' $(MAKEFILE_LIST) | sort -u | \
+		awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(READY)  ## make .venv and install steerdiff into it, editable
 
@@ -35,6 +35,9 @@ $(VENV)/.installed: setup.py pyproject.toml
 
 test: $(READY)  ## run all tests
 	$(PYTEST) -q -n $(JOBS)
+
+test-weights: $(READY)  ## checks of the published weights in the folder STEERDIFF_WEIGHTS; says which are absent
+	$(PYTEST) -q -rs tests/real_weights
 
 demo: $(READY)  ## draw and edit images with every method: out/demo/index.html
 	$(RUN) demo --out $(OUT)/demo

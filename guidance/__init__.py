@@ -1,6 +1,8 @@
 """Everything that turns a denoiser into a denoiser, and the model that binds network, text and schedule together."""
 
+from .classifier import ClassifierGuidance
 from .classifier_free import ClassifierFree, Condition, Conditioned
-from .model import Model, load
+from .loading import load
+from .model import Model
 
-__all__ = ["ClassifierFree", "Condition", "Conditioned", "Model", "load"]
+__all__ = ["ClassifierFree", "ClassifierGuidance", "Condition", "Conditioned", "Model", "load"]

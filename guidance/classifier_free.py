@@ -14,7 +14,7 @@ from steerdiff.errors import require
 
 __all__ = ["ClassifierFree", "Condition", "Conditioned", "Network"]
 
-#: ``network(x, t, context=..., context_mask=..., y=..., control=...)``; absent conditioning is not passed at all.
+#: ``network(x, t, context=..., context_mask=..., y=..., concat=..., control=...)``; what is absent is not passed.
 Network = Callable[..., Tensor]
 
 
@@ -25,6 +25,7 @@ class Condition:
     context: Tensor | None = None  #: text states [B, L, D]
     context_mask: Tensor | None = None  #: True where a text state counts, [B, L]
     y: Tensor | None = None  #: class labels [B], int64
+    concat: Tensor | None = None  #: more input channels [B, C', H, W]: a small image, a mask and its image, depth
 
     @property
     def rows(self) -> int:
@@ -33,7 +34,7 @@ class Condition:
 
     def arguments(self) -> dict[str, Tensor]:
         """Keyword arguments for the network; empty for an unconditional one."""
-        given = {"context": self.context, "context_mask": self.context_mask, "y": self.y}
+        given = {"context": self.context, "context_mask": self.context_mask, "y": self.y, "concat": self.concat}
         return {name: tensor for name, tensor in given.items() if tensor is not None}
 
     def expand(self, rows: int) -> Condition:
@@ -62,9 +63,10 @@ class Condition:
     def join(self, other: Condition) -> Condition:
         """Stack the rows of ``other`` below; the shorter context is padded with masked states."""
         y = None if self.y is None or other.y is None else torch.cat([self.y, other.y])
+        concat = None if self.concat is None or other.concat is None else torch.cat([self.concat, other.concat])
         if self.context is None or other.context is None:
             require(self.context is other.context, "one branch has a text and the other has none; give both a text")
-            return Condition(y=y)
+            return Condition(y=y, concat=concat)
         length = max(self.context.shape[1], other.context.shape[1])
         uneven = self.context.shape[1] != other.context.shape[1]
         masked = uneven or self.context_mask is not None or other.context_mask is not None
@@ -72,6 +74,7 @@ class Condition:
             context=torch.cat([_pad(self.context, length), _pad(other.context, length)]),
             context_mask=torch.cat([self._mask(length), other._mask(length)]) if masked else None,
             y=y,
+            concat=concat,
         )
 
     def _mask(self, length: int) -> Tensor:

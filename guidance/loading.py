@@ -1,23 +1,23 @@
-"""Find weights by name or path and read them: one row of a table for each format."""
+"""Find weights by name or path and turn them into a model, whatever wrote them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from steerdiff.errors import UserError, require
-from steerdiff.models.checkpoint import file_hash, load_into, read_header, read_safetensors
-from steerdiff.models.config import UNetConfig, config_from_dict
-from steerdiff.models.text import TextConfig
-from steerdiff.models.text_to_image import TextToImage
-from steerdiff.models.unet import UNet
-from steerdiff.samplers import NoiseSchedule
+import torch
 
-__all__ = ["FORMATS", "KINDS", "SHIPPED", "Format", "locate", "read_fields"]
+from steerdiff.errors import require
+from steerdiff.models.published.assembly import open_published
+
+from .model import Model
+from .noisy_classifier import NoisyClassifier
+from .own_format import read_own
+from .published import Place, read_published
+
+__all__ = ["SHIPPED", "load", "load_classifier", "load_model", "locate"]
 
 #: Weights that come with the library, by name: files in ``steerdiff.assets``.
 SHIPPED = {"emoji64": "weights/emoji64.safetensors"}
@@ -25,11 +25,11 @@ SHIPPED = {"emoji64": "weights/emoji64.safetensors"}
 #: Where the weights of a training run are.
 RUN_FILES = ("weights.safetensors",)
 
-Fields = dict[str, Any]
+Source = str | os.PathLike[str]
 
 
-def locate(source: str | os.PathLike[str]) -> Path:
-    """Return the file or folder that ``source`` names: shipped weights, a file, or a folder.
+def locate(source: Source) -> Path:
+    """Return the file or folder that ``source`` names: shipped weights, a file, or a folder; of a run, its weights.
 
     Raises:
         UserError: No shipped weights have that name and no file or folder has that path.
@@ -44,95 +44,59 @@ def locate(source: str | os.PathLike[str]) -> Path:
     require(
         path.exists(), f"'{name}' is neither a file or folder nor the name of shipped weights; known names: {known}"
     )
-    return path
+    return next((path / run for run in RUN_FILES if (path / run).is_file()), path)
 
 
-def read_fields(source: str | os.PathLike[str], config: Any = None) -> Fields:
-    """Return the fields of a `Model` read from ``source`` by the first format that recognises it.
+def load(
+    source: Source,
+    config: Any = None,
+    *,
+    ema: bool | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Load weights, ready to use: in eval mode and without gradients. No code in a file is run.
+
+    Args:
+        source: The name of shipped weights (``"emoji64"``); a file or folder of this library, or a training run's
+            folder; or weights as they were published: a file of guided-diffusion, improved-diffusion, ermongroup's
+            DDPM, CompVis or Stability, a folder of diffusers, or a CLIP (``docs/weights.md``).
+        config: What published weights do not say of themselves: a preset's name (``steerdiff info --presets``), the
+            published flags as a mapping or as one command line, the path of a published YAML or JSON configuration, or
+            a `PublishedModel`.
+        ema: Read the averaged weights of a CompVis file that holds both; None is what its authors sample with.
+        device: Where to put it.
+        dtype: Floating type of the weights; None is float32, whatever they are stored in.
+
+    Returns:
+        A `Model`; of a noisy classifier a `NoisyClassifier`; of a CLIP open_clip's ``CLIP``.
 
     Raises:
-        UserError: Nothing is there, no format fits, or the weights are damaged or of another architecture.
+        UserError: Nothing is there, the file is damaged or of an unknown layout, something is left open, or it holds
+            another architecture; the message says which keys and shapes, or which presets fit.
     """
     path = locate(source)
-    for form in FORMATS:
-        if form.recognises(path):
-            return form.read(path, config)
-    formats = "; ".join(form.description for form in FORMATS)
-    raise UserError(f"'{path}' is in no format that steerdiff reads ({formats})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """How one kind of weights is recognised and read."""
-
-    description: str  #: what a user calls it
-    recognises: Callable[[Path], bool]  #: looks at the name only, or at the first bytes
-    read: Callable[[Path, Any], Fields]  #: gives the fields of a `Model`
-
-
-def _is_safetensors(path: Path) -> bool:
-    return path.is_file() and path.suffix == ".safetensors"
-
-
-def _read_own(path: Path, config: Any) -> Fields:
+    file = open_published(path)
+    place = Place(device=device, dtype=torch.float32 if dtype is None else dtype)
+    if "steerdiff" not in file.metadata:
+        return read_published(file, config, place, ema=ema)
     require(config is None, f"'{path}' holds its own configuration; leave config out")
-    header = read_header(path)
-    kind = str(header.get("kind"))
-    require(kind in KINDS, f"'{path}' holds a model of kind '{kind}'; steerdiff.load reads {', '.join(KINDS)}")
-    missing = [name for name in ("unet", "schedule", "parameterization", "image_size") if name not in header]
-    require(not missing, f"the header of '{path}' lacks {', '.join(missing)}; fetch or save the file again")
-    unet = config_from_dict(UNetConfig, header["unet"], f"the header of '{path}'")
-    parts = KINDS[kind](path, header, unet)
-    learned = unet.out_channels == 2 * unet.in_channels
-    return {
-        **parts,
-        "schedule": NoiseSchedule.from_dict(header["schedule"]),
-        "parameterization": header["parameterization"],
-        "learns_variance": header.get("learns_variance", learned),
-        "image_size": header["image_size"],
-        "channels": unet.in_channels,
-        "num_classes": unet.num_classes,
-        "time_scale": header.get("time_scale", 1.0),
-        "name": header.get("name", path.stem),
-        "weights_hash": file_hash(path),
-    }
+    require(ema is None, f"'{path}' holds one set of weights; leave ema out")
+    return read_own(file, place)
 
 
-def _text_to_image(path: Path, header: Mapping[str, Any], unet: UNetConfig) -> Fields:
-    require("text" in header, f"the header of '{path}' lacks text; fetch or save the file again")
-    text = config_from_dict(TextConfig, header["text"], f"the header of '{path}'")
-    bundle = TextToImage(unet, text)
-    load_into(bundle, read_safetensors(path), f"'{path}'")
-    return {"network": bundle.unet, "text": bundle.text}
+def load_model(source: Source, config: Any = None, **options: Any) -> Model:
+    """Load a diffusion model; as `load`, but anything else is a ``UserError``."""
+    model = load(source, config, **options)
+    what = "a classifier" if isinstance(model, NoisyClassifier) else "a CLIP"
+    require(isinstance(model, Model), f"'{source}' is {what}; give the weights of a diffusion model")
+    result: Model = model
+    return result
 
 
-def _unconditional(path: Path, header: Mapping[str, Any], unet: UNetConfig) -> Fields:
-    network = UNet(unet)
-    load_into(network, read_safetensors(path), f"'{path}'")
-    return {"network": network}
-
-
-#: What a file of our own format may hold: the ``kind`` of its header.
-KINDS: dict[str, Callable[[Path, Mapping[str, Any], UNetConfig], Fields]] = {
-    "text-to-image": _text_to_image,
-    "unet": _unconditional,
-}
-
-
-def _run_file(path: Path) -> Path | None:
-    if not path.is_dir():
-        return None
-    return next((path / name for name in RUN_FILES if (path / name).is_file()), None)
-
-
-def _read_run(path: Path, config: Any) -> Fields:
-    file = _run_file(path)
-    require(file is not None, f"'{path}' holds none of {', '.join(RUN_FILES)}; give a run of steerdiff train")
-    return _read_own(Path(str(file)), config)
-
-
-#: Tried in this order; the formats of other projects are further rows.
-FORMATS: tuple[Format, ...] = (
-    Format(description="a .safetensors file of steerdiff", recognises=_is_safetensors, read=_read_own),
-    Format(description="a folder of `steerdiff train`", recognises=Path.is_dir, read=_read_run),
-)
+def load_classifier(source: Source, config: Any = None, **options: Any) -> NoisyClassifier:
+    """Load a noisy classifier; as `load`, but anything else is a ``UserError``."""
+    classifier = load(source, config, **options)
+    require(isinstance(classifier, NoisyClassifier), f"'{source}' is no noisy classifier; give the weights of one")
+    result: NoisyClassifier = classifier
+    return result

@@ -1,18 +1,18 @@
-"""A model: a network with its text encoder, schedule and parameterisation; what every method is called with."""
+"""A model: a network with its text encoder, first stage and schedule; what every method is called with."""
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast, get_args
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from steerdiff.errors import require
 from steerdiff.samplers import (
-    SOLVERS,
     ClipPolicy,
     Denoiser,
     NetworkDenoiser,
@@ -21,67 +21,62 @@ from steerdiff.samplers import (
     Parameterization,
     Path,
     Seeds,
-    SigmaSpacing,
     Solver,
-    TimeSpacing,
     integrate,
     resolve_seeds,
 )
 
+from .checks import check_image, check_mask
+from .classifier import ClassifierGuidance
 from .classifier_free import ClassifierFree, Condition, Conditioned, Network
-from .loading import read_fields
+from .extra_inputs import ExtraInput, cells_of
+from .noisy_classifier import Classifier, hash_of
+from .prompts import Prompt, TextEncoder
+from .settings import Sampling, Spacing, solver_of, spaced_path
 
-__all__ = ["GUIDANCE", "SPACING", "Model", "Prompt", "Spacing", "TextEncoder", "load"]
+if TYPE_CHECKING:
+    from steerdiff.models.autoencoder import Autoencoder
 
-#: How steps are spread over the noise levels: "respaced" is guided-diffusion's rule.
-Spacing = Literal["respaced"] | TimeSpacing | SigmaSpacing
-#: Strength of classifier-free guidance where nothing else is asked for.
-GUIDANCE = 3.0
-#: Spacing where nothing else is asked for. With the exact denoiser of 256 emoji scenes plus noise of variance 0.05, 25
-#: steps of DPM-Solver++(2M) end within 8 % of the exact flow when even in log-SNR, 16 % for trailing and 18 % for even
-#: times (cosine schedule, shift 0.5).
-SPACING: Spacing = "log_snr"
-#: One text for all images, a text for each, text states made by `Model.condition`, or nothing.
-Prompt = str | Sequence[str] | Condition | None
-
-
-class TextEncoder(Protocol):
-    """What a model asks of its text encoder; ``""`` is the empty prompt."""
-
-    def tokenize(self, texts: list[str], /) -> tuple[Tensor, Tensor]:
-        """Return ids [B, L] and a mask [B, L]; unknown words and texts that are too long are a ``UserError``."""
-        ...
-
-    def __call__(self, ids: Tensor, mask: Tensor, /) -> Tensor:
-        """Return text states [B, L, D]."""
-        ...
+__all__ = ["Model"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Model:
-    """A diffusion model in pixel space, ready to sample and to be steered.
+    """A diffusion model of images or of latents, ready to sample and to be steered.
 
     ``network`` may be any callable ``(x, t) -> output``, a formula too; with a text encoder it is also called with
-    ``context`` and ``context_mask``, with class labels with ``y``.
+    ``context`` (and ``context_mask``), with class labels with ``y``, and with ``concat`` where it sees more than ``x``.
+    With an ``autoencoder`` the state is a latent: images, masks and references cross over in `encode`, `fit_mask` and
+    `decode`, and nowhere else.
     """
 
-    network: Network  #: ``network(x [B, C, H, W], t [B], context=..., context_mask=..., y=..., control=...)``
+    network: Network  #: ``network(x [B, C, H, W], t [B], context=..., y=..., concat=..., control=...)``
     schedule: NoiseSchedule  #: the noise levels it was trained with
     parameterization: Parameterization = "eps"  #: what its output means
     text: TextEncoder | None = None  #: None for a model without text
+    autoencoder: Autoencoder | None = None  #: first stage of a latent model, None where the state is the image
     learns_variance: bool = False  #: the output has twice the channels, the second half for the variance
-    image_size: int = 64  #: height and width in pixels
-    channels: int = 3  #: colour channels
+    image_size: int | tuple[int, int] = 64  #: side of an image in pixels, or its height and width
+    channels: int = 3  #: channels of the state: colours, or channels of a latent
     num_classes: int | None = None  #: number of class labels, None without labels
+    null_class: int | None = None  #: label that stands for none in classifier-free guidance, where there is one
+    extra: ExtraInput = ExtraInput()  #: what the network sees beside ``x``
     time_scale: float = 1.0  #: factor on t before the network sees it (1000 / T for "rescaled" timesteps)
+    sampling: Sampling = Sampling()  #: what was published with it
+    tile: int | None = None  #: side in pixels of the tiles in which the first stage works; None takes images whole
     name: str = "custom"  #: where the weights come from, for the record
-    weights_hash: str | None = None  #: sha256 of the weights' file, for the record
+    files: tuple[FilePath, ...] = ()  #: files of the weights, for the record
 
     def __post_init__(self) -> None:
         """Check the parameterisation."""
         known = get_args(Parameterization)
         given = self.parameterization
         require(given in known, f"parameterization is {given!r}; known are {', '.join(known)}")
+
+    @functools.cached_property
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the weights' file, for the record (of several: of their hashes); None without a file."""
+        return hash_of(self.files)
 
     @property
     def device(self) -> torch.device:
@@ -95,35 +90,68 @@ class Model:
         parameter = self._parameter()
         return torch.float32 if parameter is None else parameter.dtype
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Check an image and bring it to the model's device; a pixel model's state is the image itself.
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def factor(self) -> int:
+        """Pixels of an image per cell of the state, along each axis."""
+        return 1 if self.autoencoder is None else self.autoencoder.config.factor
+
+    def resized(self, height: int, width: int) -> Model:
+        """Return the same model for images of another size, which it may or may not have learned to draw.
+
+        Raises:
+            UserError: The network cannot take states of that size.
+        """
+        divisor = self.factor * getattr(getattr(self.network, "config", None), "divisor", 1)
+        fits = height > 0 and width > 0 and height % divisor == 0 and width % divisor == 0
+        require(fits, f"the size is {height} x {width}; {self.name} needs multiples of {divisor}")
+        return replace(self, image_size=(height, width))
+
+    def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
+        """Check an image and return the state it stands for, on the model's device.
 
         Args:
-            image: [B, C, H, W] in [-1, 1].
+            image: [B, 3, H, W] in [-1, 1].
+            noise: Source of the sample from a first stage's posterior, of the shape of the state; None takes its mean.
+
+        Returns:
+            The image itself, or the scaled latent [B, C, H / factor, W / factor] of a model with a first stage.
 
         Raises:
             UserError: Wrong shape, size, type or range, or a value that is not finite.
         """
-        want = f"[B, {self.channels}, {self.image_size}, {self.image_size}]"
-        shape = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        load = "Load it with steerdiff.io.load_image"
-        fits = isinstance(image, Tensor) and image.dim() == 4 and list(image.shape[1:]) == self._shape(1)[1:]
-        require(fits, f"image is {shape}; expected {want}. {load}")
-        require(image.shape[0] > 0, f"image is {shape}, an empty batch; give at least one image")
-        require(image.is_floating_point(), f"image has type {image.dtype}; expected floats in [-1, 1]. {load}")
-        bad = int((~image.isfinite()).sum())
-        require(bad == 0, f"image has {bad} values that are NaN or infinite; expected numbers in [-1, 1]")
-        low, high = float(image.min()), float(image.max())
-        in_range = low >= -1 - 1e-4 and high <= 1 + 1e-4
-        require(in_range, f"image has values from {low:.4g} to {high:.4g}; expected [-1, 1]. {load}")
-        return image.to(self.device)
+        stage = self.autoencoder
+        image = check_image(image, self.channels if stage is None else stage.config.in_channels, self.size)
+        image = image.to(self.device)
+        if stage is None:
+            return image
+        weight = next(stage.parameters())
+        eps = None if noise is None else noise().to(weight.dtype)
+        with torch.no_grad():
+            latents = [
+                stage.latents(part.to(weight.dtype), None if eps is None else eps[k : k + 1], tile=self.tile)
+                for k, part in enumerate(torch.split(image, 1))
+            ]
+        return torch.cat(latents).to(torch.promote_types(image.dtype, torch.float32))
 
     def decode(self, x: Tensor) -> Tensor:
-        """Turn a final state [B, C, H, W] into images; the identity for a pixel model."""
-        return x
+        """Turn a final state [B, C, h, w] into images; a pixel model's is one, a first stage's result is clamped."""
+        stage = self.autoencoder
+        if stage is None:
+            return x
+        weight = next(stage.parameters())
+        with torch.no_grad():
+            images = [stage.images(part.to(weight.dtype), tile=self.tile) for part in torch.split(x, 1)]
+        return torch.cat(images).to(x.dtype).clamp(-1, 1)
 
     def fit_mask(self, mask: Tensor) -> Tensor:
-        """Check a mask and bring it to the model's device, as float32.
+        """Check a mask and bring it to the state's size and the model's device, as float32.
+
+        A cell of a latent may change if any of its pixels may.
 
         Args:
             mask: [B, 1, H, W] of zeros and ones (or booleans), 1 where the image may change.
@@ -131,47 +159,84 @@ class Model:
         Raises:
             UserError: Wrong shape or size, or values other than 0 and 1.
         """
-        want = f"[B, 1, {self.image_size}, {self.image_size}]"
-        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        fits = isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[0] > 0
-        fits = fits and list(mask.shape[1:]) == [1, self.image_size, self.image_size]
-        require(fits, f"mask is {shape}; expected {want}. Load it with steerdiff.io.load_mask")
-        odd = int(((mask != 0) & (mask != 1)).sum())
-        require(
-            odd == 0, f"mask has {odd} values that are neither 0 nor 1; expected 1 where the image may change, else 0"
-        )
-        return mask.to(self.device, torch.float32)
+        return cells_of(check_mask(mask, self.size).to(self.device), self.factor)
 
-    def condition(self, prompt: Prompt = None, *, y: int | Sequence[int] | Tensor | None = None) -> Condition:
+    def inpainting_input(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return what an inpainting network sees beside ``x``: the mask, then the latent of the masked image.
+
+        Args:
+            image: [B, 3, H, W] in [-1, 1].
+            mask: [B, 1, H, W] or [1, 1, H, W], 1 where the image is to be filled.
+
+        Raises:
+            UserError: This is no inpainting model, or an image or a mask does not fit.
+        """
+        return self.extra.inpainting(self, image, mask)
+
+    def low_res_input(self, images: Tensor) -> Tensor:
+        """Return what an upsampler sees beside ``x``: small images [B, 3, h, w] in [-1, 1] at the full size."""
+        return self.extra.low_res(self, images)
+
+    def depth_input(self, depth: Tensor) -> Tensor:
+        """Return what a depth-conditioned network sees beside ``x``, from inverse depths [B, 1, H, W] of any range."""
+        return self.extra.depth(self, depth)
+
+    def condition(
+        self, prompt: Prompt = None, *, y: int | Sequence[int] | Tensor | None = None, extra: Tensor | None = None
+    ) -> Condition:
         """Encode prompts and labels; what a `Condition` already holds is returned as it is.
 
         Args:
             prompt: One text or one for each image; None is the empty prompt of a model with text.
             y: One label or one for each image.
+            extra: What `inpainting_input`, `low_res_input` or `depth_input` gave.
 
         Raises:
-            UserError: A text for a model without text, unknown words, a label outside [0, num_classes).
+            UserError: A text for a model without text, unknown words, a label outside [0, num_classes), or an extra
+                input that is missing or superfluous.
         """
         if isinstance(prompt, Condition):
             return prompt
         labels = self._labels(y)
+        self.extra.check(self, extra)
         if self.text is None:
             require(prompt is None or prompt == "", f"{self.name} has no text encoder; leave the prompt out")
-            return Condition(y=labels)
+            return Condition(y=labels, concat=extra)
         texts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
         require(len(texts) > 0, "the list of prompts is empty; give at least one")
         ids, mask = self.text.tokenize(texts)
-        mask = mask.to(self.device)
-        return Condition(context=self.text(ids.to(self.device), mask), context_mask=mask, y=labels)
+        mask = None if mask is None else mask.to(self.device)
+        return Condition(context=self.text(ids.to(self.device), mask), context_mask=mask, y=labels, concat=extra)
+
+    def branches(
+        self,
+        prompt: Prompt = None,
+        negative: Prompt = "",
+        *,
+        y: int | Sequence[int] | Tensor | None = None,
+        extra: Tensor | None = None,
+    ) -> tuple[Condition, Condition]:
+        """Return the two sides of classifier-free guidance; they are the same object where nothing is to be guided.
+
+        The other side of a prompt is ``negative``, that of a label is ``null_class``, where the model has one.
+        Arguments and errors are those of `condition`.
+        """
+        cond = self.condition(prompt, y=y, extra=extra)
+        if negative is not None and negative != "":
+            return cond, self.condition(negative, y=y, extra=extra)
+        if self.null_class is not None and cond.y is not None:
+            return cond, replace(cond, y=torch.full_like(cond.y, self.null_class))
+        return cond, cond if prompt is None or self.text is None else self.condition("", y=y, extra=extra)
 
     def denoiser(
         self,
         prompt: Prompt = None,
         *,
         negative: Prompt = "",
-        scale: float | Tensor | None = None,
+        scale: float | Tensor | None = 1.0,
         y: int | Sequence[int] | Tensor | None = None,
-        clip: ClipPolicy = "clip",
+        extra: Tensor | None = None,
+        clip: ClipPolicy | None = None,
         control: Any = None,
     ) -> Denoiser:
         """Bind the conditioning and return ``denoise(x, level) -> Prediction``.
@@ -179,21 +244,23 @@ class Model:
         Args:
             prompt: What the image should show; None is the empty prompt. One, or one for each image.
             negative: What takes the place of the empty prompt in classifier-free guidance.
-            scale: Guidance strength, ``uncond + scale * (cond - uncond)``; None or 1 is plainly conditional, 0 plainly
-                unconditional (both run one branch), a tensor [B] guides each image by its own. It has no effect where
-                the two branches are the same: without a prompt and a negative one.
-            y: Class labels, for both branches.
-            clip: What happens to the x0 prediction after guidance (see `NetworkDenoiser`).
+            scale: Guidance strength, ``uncond + scale * (cond - uncond)``; 1 is plainly conditional, 0 plainly
+                unconditional (both run one branch), None the strength published with the model, and a tensor [B]
+                guides each image by its own. It has no effect where the two branches are the same: without a prompt
+                and a negative one.
+            y: Class labels, for both branches; or, of a model with a ``null_class``, for the one.
+            extra: What the network sees beside ``x`` (see `inpainting_input`).
+            clip: What happens to the x0 prediction after guidance (see `NetworkDenoiser`); None is the model's own
+                way: images are usually clipped, latents never.
             control: Attention edits and taps, passed to the network. With two branches it sees 2 B rows, the
                 conditional ones first.
 
         Raises:
             UserError: A text for a model without a text encoder, unknown words, bad labels, a scale that is not finite.
         """
-        cond = self.condition(prompt, y=y)
-        no_negative = negative is None or negative == ""
-        uncond = cond if no_negative and (prompt is None or self.text is None) else self.condition(negative, y=y)
-        if uncond is cond or scale is None:
+        cond, uncond = self.branches(prompt, negative, y=y, extra=extra)
+        scale = self.sampling.guidance if scale is None else scale
+        if uncond is cond:
             network: Network = Conditioned(network=self._run, condition=cond, control=control)
         else:
             network = ClassifierFree(
@@ -208,20 +275,13 @@ class Model:
             network=network,
             parameterization=self.parameterization,
             learns_variance=self.learns_variance,
-            clip=clip,
+            clip=self.sampling.clip if clip is None else clip,
             time_scale=self.time_scale,
         )
 
-    def path(self, steps: int | str, spacing: Spacing = SPACING) -> Path:
-        """Return the path of ``steps`` moves from noise to a clean image, spaced as named."""
-        if spacing == "respaced":
-            return Path.respaced(self.schedule, steps)
-        require(isinstance(steps, int), f"steps is {steps!r}; spacing {spacing!r} needs an integer")
-        within = 1 <= cast(int, steps) <= self.schedule.T
-        require(within, f"steps is {steps}; it must be from 1 to T = {self.schedule.T}, the number of trained times")
-        if spacing in get_args(SigmaSpacing):
-            return Path.sigmas(self.schedule, cast(int, steps), cast(SigmaSpacing, spacing))
-        return Path.spaced(self.schedule, cast(int, steps), cast(TimeSpacing, spacing))
+    def path(self, steps: int | str | None = None, spacing: Spacing | None = None) -> Path:
+        """Return the path of ``steps`` moves from noise to a clean image, spaced as named; None is the model's own."""
+        return spaced_path(self.schedule, **self.sampling.or_given(steps=steps, spacing=spacing))
 
     @torch.no_grad()
     def sample(
@@ -229,26 +289,34 @@ class Model:
         prompt: str | Sequence[str] | None = None,
         n: int = 1,
         *,
-        steps: int | str = 25,
-        guidance: float = GUIDANCE,
+        steps: int | str | None = None,
+        guidance: float | None = None,
         negative: str = "",
         y: int | Sequence[int] | None = None,
+        extra: Tensor | None = None,
+        classifier: Classifier | None = None,
+        classifier_scale: float = 1.0,
         seed: Seeds = 0,
-        solver: str | Solver = "dpm++2m",
-        spacing: Spacing = SPACING,
-        clip: ClipPolicy = "clip",
+        solver: str | Solver | None = None,
+        spacing: Spacing | None = None,
+        clip: ClipPolicy | None = None,
         batch: int = 32,
         progress: str | None = None,
     ) -> Tensor:
-        """Draw images from noise.
+        """Draw images from noise. What is None is as it was published with the model (``model.sampling``).
 
         Args:
             prompt: A text or several; None draws without one.
             n: Images for each prompt or label.
             steps: Moves of the path.
-            guidance: Strength of classifier-free guidance; not used without a prompt.
+            guidance: Strength of classifier-free guidance; not used without a prompt or a label that has a null.
             negative: What the images should not show.
-            y: Class label of a class-conditional model, or several, in the place of prompts or one for each of them.
+            y: Class label, or several, in the place of prompts or one for each of them: for a class-conditional model,
+                for the classifier, or for both.
+            extra: What the network sees beside the state: ``model.low_res_input(small_images)`` of an upsampler,
+                ``model.inpainting_input(image, mask)``, ``model.depth_input(depth)``; one row, or one for each prompt.
+            classifier: A noisy classifier ``(x, t) -> logits`` that pulls towards ``y``.
+            classifier_scale: Its strength; 0 is none.
             seed: Image k of the result (prompt by prompt) uses ``seed + k``; or a list of one for each image.
             solver: A name in `SOLVERS` or a solver.
             spacing: How the steps are spread over the noise levels.
@@ -264,27 +332,33 @@ class Model:
         """
         require(n >= 1, f"n is {n}; ask for at least one image")
         require(batch >= 1, f"batch is {batch}; it must be at least 1")
-        if isinstance(solver, str):
-            require(solver in SOLVERS, f"solver is {solver!r}; known are {', '.join(sorted(SOLVERS))}")
-            solver = SOLVERS[solver]()
-        guided = guidance if prompt is not None or negative else None
-        cond = self.condition(prompt, y=y)
-        uncond = cond if guided is None else self.condition(negative, y=y).repeat(n)
-        seeds = resolve_seeds(seed, cond.rows * n)
-        cond = cond.repeat(n)
+        chosen = solver_of(self.sampling.solver if solver is None else solver)
+        labels = y if self.num_classes is not None or classifier is None else None
+        cond, uncond = self.branches(prompt, negative, y=labels, extra=extra)
+        targets = Condition() if classifier is None else Condition(y=self._targets(y))
+        seeds = resolve_seeds(seed, max(cond.rows, targets.rows) * n)
+        guidance = 1.0 if uncond is cond else guidance
+        cond, uncond, targets = cond.repeat(n), uncond.repeat(n), targets.repeat(n)
         path = self.path(steps, spacing)
         parts = []
         for first in range(0, len(seeds), batch):
             some = slice(first, first + batch)
-            denoise = self.denoiser(cond[some], negative=uncond[some], scale=guided, clip=clip)
+            denoise = self.denoiser(cond[some], negative=uncond[some], scale=guidance, clip=clip)
+            if classifier is not None:
+                pull = targets[some].expand(len(seeds[some])).y
+                denoise = ClassifierGuidance(denoise=denoise, classifier=classifier, y=pull, scale=classifier_scale)
             noise = Noise(seeds[some], self._shape(len(seeds[some])), self.device)
-            parts.append(integrate(denoise, solver, path, noise(), noise=noise, progress=progress))
-        return self.decode(torch.cat(parts))
+            parts.append(self.decode(integrate(denoise, chosen, path, noise(), noise=noise, progress=progress)))
+        return torch.cat(parts)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
-        """Return the model with its network and text encoder moved (in place, as ``torch.nn.Module.to`` does)."""
+        """Return the model with its parts moved (in place, as ``torch.nn.Module.to`` does).
+
+        A first stage stays in float32 when float16 is asked for: its decoder overflows there.
+        """
         network, text = (_moved(part, device, dtype) for part in (self.network, self.text))
-        return replace(self, network=network, text=text)
+        stage = _moved(self.autoencoder, device, torch.float32 if dtype == torch.float16 else dtype)
+        return replace(self, network=network, text=text, autoencoder=stage)
 
     def _run(self, x: Tensor, t: Tensor, **arguments: Any) -> Tensor:
         """Call the network in its own floating type and give its output in that of ``x``."""
@@ -302,40 +376,18 @@ class Model:
         require(inside, f"y is {labels.tolist()}; labels must be in [0, {self.num_classes})")
         return labels
 
+    def _targets(self, y: int | Sequence[int] | None) -> Tensor:
+        require(y is not None, "a classifier pulls towards a label; give y")
+        return torch.as_tensor(y, device=self.device).reshape(-1).long()
+
     def _parameter(self) -> nn.Parameter | None:
         module = self.network
         return next(module.parameters(), None) if isinstance(module, nn.Module) else None
 
     def _shape(self, rows: int) -> list[int]:
-        return [rows, self.channels, self.image_size, self.image_size]
+        height, width = self.size
+        return [rows, self.channels, height // self.factor, width // self.factor]
 
 
 def _moved(part: Any, device: str | torch.device | None, dtype: torch.dtype | None) -> Any:
     return part.to(device=device, dtype=dtype) if isinstance(part, nn.Module) else part
-
-
-def load(
-    source: str | os.PathLike[str],
-    config: Any = None,
-    *,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-) -> Model:
-    """Load a model, ready to sample: in eval mode, without gradients for its weights.
-
-    Args:
-        source: The name of shipped weights (``"emoji64"``), a ``.safetensors`` file of this library, or the folder of a
-            training run.
-        config: Architecture of weights that do not say it themselves; this library's do.
-        device: Where to put it.
-        dtype: Floating type of the weights; None is float32, whatever they are stored in.
-
-    Raises:
-        UserError: Nothing is there, the file is damaged, or it holds another architecture; the message says which
-            keys and shapes.
-    """
-    fields = read_fields(source, config)
-    for part in ("network", "text"):
-        if isinstance(fields.get(part), nn.Module):
-            fields[part].eval().requires_grad_(False)
-    return Model(**fields).to(device, dtype or torch.float32)

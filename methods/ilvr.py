@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
-from steerdiff.guidance.model import GUIDANCE, Prompt
+from steerdiff.guidance.prompts import Prompt
 from steerdiff.samplers import DDPM, ClipPolicy, Noise, Path, Seeds, Solver, integrate
 from steerdiff.samplers.constraints import FilteredReference
 
@@ -37,8 +37,10 @@ class ILVR:
     reference_level: Literal["paper", "official"] = "paper"  #: level of the reference: the sample's, or one above
     final_projection: bool = False  #: also give the final image the low frequencies of the clean reference
     solver: Solver = DDPM()  #: the official code uses the variance that the network learned
-    clip: ClipPolicy = "clip"  #: of the x0 prediction, after guidance
-    guidance: float = GUIDANCE  #: classifier-free guidance, used only with a prompt; the paper has none
+    clip: ClipPolicy | None = None  #: of x0, after guidance; None is the model's own way: images are clipped
+    guidance: float | None = (
+        None  #: classifier-free guidance with a prompt, of which the paper has none; None is the model's
+    )
 
     def __post_init__(self) -> None:
         """Check the numbers that need no image."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
-from steerdiff.guidance.model import Prompt, Spacing
+from steerdiff.guidance.prompts import Prompt
+from steerdiff.guidance.settings import Spacing
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Move, Noise, Path, Seeds, Solver, Step, integrate
 
 __all__ = ["PRESETS", "DDIMInversion", "FixedPointInversion"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
-from steerdiff.guidance.model import GUIDANCE, Prompt
+from steerdiff.guidance.prompts import Prompt
 from steerdiff.samplers import DDPM, ClipPolicy, Noise, Path, Seeds, Solver, integrate
 
 from .inputs import known_part
@@ -34,7 +34,9 @@ class SDEdit:
     official: bool = False  #: the kept region as in the official code, see above
     solver: Solver = DDPM(variance="fixed_small")  #: the official step
     clip: ClipPolicy = "none"  #: of the x0 prediction; the official step does not clip
-    guidance: float = GUIDANCE  #: classifier-free guidance, used only with a prompt; the paper has none
+    guidance: float | None = (
+        None  #: classifier-free guidance with a prompt, of which the paper has none; None is the model's
+    )
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -133,10 +133,10 @@ def loop(device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:
 def sampling(device: torch.device, dtype: torch.dtype) -> Iterator[Contest]:
     """Images a second of the shipped model, 25 steps with guidance."""
     from steerdiff.errors import UserError
-    from steerdiff.guidance import load
+    from steerdiff.guidance.loading import load_model
 
     try:
-        model = load("emoji64", device=device, dtype=dtype)
+        model = load_model("emoji64", device=device, dtype=dtype)
     except UserError:  # a checkout without the shipped weights
         return
     n = 8 if device.type == "cpu" else 64

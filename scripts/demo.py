@@ -89,7 +89,7 @@ def _edit(flags: Demo, model: Model, method: str, stem: str, example: Example) -
     from steerdiff.io import save_image
     from steerdiff.train.scenes import EmojiScenes
 
-    pair = EmojiScenes(seed=SCENES_SEED, pairs=0.0, image_size=model.image_size).edit_pair(example.number, example.kind)
+    pair = EmojiScenes(seed=SCENES_SEED, pairs=0.0, image_size=model.size[0]).edit_pair(example.number, example.kind)
     inputs = flags.out / "inputs"
     truth = pair.source if example.reconstructs else pair.target
     pictures = {"input": save_image(pair.source.image, inputs / f"{stem}.png")}

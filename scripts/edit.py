@@ -64,7 +64,7 @@ def edit_with(name: str, flags: Any, model: Model, *, command: str) -> tuple[lis
     from steerdiff.samplers import resolve_seeds
 
     seeds = resolve_seeds(flags.seed, flags.n)
-    inputs = _load(flags, model.image_size)
+    inputs = _load(flags, model.size)
     images = apply(name, flags, model, inputs.images, seeds)
     stem = Path(inputs.paths.get("image", name)).stem
     paths = [flags.out / f"{stem}-{name}-seed{seed}.png" for seed in seeds]
@@ -82,7 +82,7 @@ def replay(settings: Mapping[str, Any], model: Model, pictures: Mapping[str, Ten
     return apply(name, flags, model, pictures, settings["batch"]["seeds"])[settings["index"]]
 
 
-def _load(flags: Any, size: int) -> Inputs:
+def _load(flags: Any, size: tuple[int, int]) -> Inputs:
     from steerdiff.io import load_image, load_mask
 
     given = {name: getattr(flags, name, None) for name in PICTURES}

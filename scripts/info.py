@@ -21,12 +21,16 @@ class Info:
 
     source: tyro.conf.Positional[str | None] = None  #: weights by name or path, or a PNG with its settings
     all: bool = False  #: also list every tensor with its shape
+    presets: bool = False  #: list the published weights that steerdiff.load knows by name
+    markdown: bool = False  #: with presets: print the tables of docs/weights.md
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Print the tables."""
     flags = parse(Info, arguments, prog=prog)
-    if flags.source is None:
+    if flags.presets or flags.markdown:
+        _presets(flags.markdown)
+    elif flags.source is None:
         _table(_installed())
     elif flags.source.lower().endswith(".png"):
         _table(_image(Path(flags.source)))
@@ -35,6 +39,15 @@ def main(arguments: Sequence[str], prog: str) -> int:
         if flags.all:
             _tensors(flags.source)
     return 0
+
+
+def _presets(markdown: bool) -> None:
+    from .weights_page import rows, tables
+
+    if markdown:
+        print(tables(), end="")
+    else:
+        _table({name: f"{description} ({files})" for name, description, files in rows()})
 
 
 def _installed() -> dict[str, Any]:

@@ -22,6 +22,8 @@ class ModelFlags:
     """Which model, and where it runs."""
 
     weights: str = "emoji64"  #: name of shipped weights, or the path of a file or folder
+    weights_config: str | None = None  #: preset (info --presets), flags or YAML of weights that need it
+    ema: bool | None = None  #: of a file with two sets of weights, take the averaged; None as its authors do
     device: str = "auto"  #: cpu, cuda, cuda:1, ...; auto takes CUDA if there is one
     precision: Precision = "float32"  #: floating type of the network
     threads: int | None = None  #: CPU threads; None leaves it to PyTorch
@@ -34,12 +36,14 @@ class ModelFlags:
         """
         import torch
 
-        from steerdiff.guidance import load
+        from steerdiff.guidance.loading import load_model
 
         if self.threads is not None:
             require(self.threads >= 1, f"threads is {self.threads}; it must be at least 1")
             torch.set_num_threads(self.threads)
-        return load(self.weights, device=self.place(), dtype=getattr(torch, self.precision))
+        return load_model(
+            self.weights, self.weights_config, ema=self.ema, device=self.place(), dtype=getattr(torch, self.precision)
+        )
 
     def place(self) -> str:
         """Return the device's name, "auto" decided.

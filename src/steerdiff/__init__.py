@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from steerdiff import models as models
     from steerdiff import samplers as samplers
     from steerdiff import train as train
+    from steerdiff.guidance.loading import load as load
     from steerdiff.guidance.model import Model as Model
-    from steerdiff.guidance.model import load as load
 
 __all__ = [
     "Model",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _MODULES = ("guidance", "io", "methods", "models", "samplers", "train")
-_NAMES = {"Model": "steerdiff.guidance.model", "load": "steerdiff.guidance.model"}
+_NAMES = {"Model": "steerdiff.guidance.model", "load": "steerdiff.guidance.loading"}
 
 
 def __getattr__(name: str) -> Any:

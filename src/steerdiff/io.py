@@ -40,22 +40,24 @@ __all__ = [
 
 ImageSource = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]
 Fit = Literal["crop", "stretch", "exact"]
+#: Height and width in pixels, or one number for both.
+Size = int | tuple[int, int]
 
 _SETTINGS_KEY = "steerdiff"
 _MEBIBYTE = 2**20
 
 
-def load_image(source: ImageSource, size: int | None = None, *, fit: Fit = "crop") -> Tensor:
+def load_image(source: ImageSource, size: Size | None = None, *, fit: Fit = "crop") -> Tensor:
     """Return an image as float32 ``[1, 3, H, W]`` in [-1, 1].
 
     Any mode becomes RGB, a transparent picture is laid on white, and a camera's rotation flag is obeyed.
 
     Args:
         source: Path, PIL image, or uint8 array ``[H, W]``, ``[H, W, 3]`` or ``[H, W, 4]``.
-        size: Height and width wanted, in pixels; None keeps the picture's own size.
-        fit: What to do where the size differs. "crop" halves with a box filter while the short side is at least twice
-            ``size``, resizes it to ``size`` with a bicubic filter and cuts out the centre, as ADM's data loader does
-            (Dhariwal & Nichol 2021, official code); "stretch" resizes both sides, bicubic; "exact" raises.
+        size: Height and width wanted, in pixels, or one number for both; None keeps the picture's own size.
+        fit: What to do where the size differs. "crop" halves with a box filter while both sides are at least twice
+            ``size``, resizes with a bicubic filter until they are just covered and cuts out the centre, as ADM's data
+            loader does (Dhariwal & Nichol 2021, official code); "stretch" resizes both sides, bicubic; "exact" raises.
 
     Raises:
         UserError: The file is missing, unreadable, truncated or no picture; an array is not uint8; ``fit`` is "exact"
@@ -63,17 +65,17 @@ def load_image(source: ImageSource, size: int | None = None, *, fit: Fit = "crop
     """
     picture = _to_rgb(_open(source))
     if size is not None:
-        _check_size(size)
-        if picture.size != (size, size):
-            require(fit != "exact", f"{_name(source)} is {_shape(picture)}; expected {size} x {size}")
+        height, width = _sides(size)
+        if picture.size != (width, height):
+            require(fit != "exact", f"{_name(source)} is {_shape(picture)}; expected {width} x {height}")
             if fit == "stretch":
-                picture = picture.resize((size, size), Image.Resampling.BICUBIC)
+                picture = picture.resize((width, height), Image.Resampling.BICUBIC)
             else:
-                picture = _centre_crop(picture, size)
+                picture = _centre_crop(picture, height, width)
     return _from_uint8(np.asarray(picture))
 
 
-def load_mask(source: ImageSource, size: int | None = None, *, threshold: float | None = None) -> Tensor:
+def load_mask(source: ImageSource, size: Size | None = None, *, threshold: float | None = None) -> Tensor:
     """Return a mask as float32 ``[1, 1, H, W]``: 1 (white) where the image may change, 0 (black) where it must not.
 
     Args:
@@ -91,8 +93,7 @@ def load_mask(source: ImageSource, size: int | None = None, *, threshold: float 
         require(bool((alpha == 255).all()), f"{_name(source)} has transparent pixels; a mask is black and white only")
     picture = picture.convert("RGB").convert("L")
     if size is not None:
-        _check_size(size)
-        picture = _resize_short_side(picture, size, Image.Resampling.NEAREST)
+        picture = _covering(picture, *_sides(size), Image.Resampling.NEAREST)
     grey = np.asarray(picture)
     if threshold is None:
         binary = bool(((grey == 0) | (grey == 255)).all())
@@ -311,17 +312,18 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def _centre_crop(picture: Image.Image, size: int) -> Image.Image:
-    while min(picture.size) >= 2 * size:
+def _centre_crop(picture: Image.Image, height: int, width: int) -> Image.Image:
+    while picture.height >= 2 * height and picture.width >= 2 * width:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    return _resize_short_side(picture, size, Image.Resampling.BICUBIC)
+    return _covering(picture, height, width, Image.Resampling.BICUBIC)
 
 
-def _resize_short_side(picture: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
-    scale = size / min(picture.size)
+def _covering(picture: Image.Image, height: int, width: int, resampling: Image.Resampling) -> Image.Image:
+    """Resize until height and width are covered, then cut out the centre."""
+    scale = max(height / picture.height, width / picture.width)
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), resampling)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 def _from_uint8(pixels: npt.NDArray[np.uint8]) -> Tensor:
@@ -336,8 +338,11 @@ def _to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _check_size(size: int) -> None:
-    require(isinstance(size, int) and size > 0, f"size is {size}; it must be a positive number of pixels")
+def _sides(size: Size) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    fits = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+    require(fits, f"size is {size}; it must be a positive number of pixels, or a height and a width")
+    return sides[0], sides[1]
 
 
 def _name(source: ImageSource) -> str:

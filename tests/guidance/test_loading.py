@@ -81,7 +81,7 @@ def test_a_training_run_s_folder_loads_its_weights(weights: Path) -> None:
 
 
 def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds none of weights.safetensors; give a run of steerdiff train"):
+    with pytest.raises(UserError, match="has no weights; give a file, or a folder of diffusers"):
         steerdiff.load(tmp_path)
 
 
@@ -99,16 +99,16 @@ def test_shipped_weights_that_are_missing_say_so(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kept", [0, 4, 100, 2000, -1])
 def test_a_truncated_file_is_not_read(weights: Path, kept: int) -> None:
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(UserError, match="is not a whole safetensors file .*; fetch or save it again"):
+    with pytest.raises(UserError, match="(is empty|is no file of weights|is not a whole safetensors file)"):
         steerdiff.load(weights)
 
 
 def test_a_file_of_another_kind_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(UserError, match="is in no format that steerdiff reads"):
+    with pytest.raises(UserError, match="is no file of weights; steerdiff reads safetensors"):
         steerdiff.load(tmp_path / "notes.txt")
     (tmp_path / "notes.safetensors").write_text("hello, this is no safetensors file at all")
-    with pytest.raises(UserError, match="is not a whole safetensors file"):
+    with pytest.raises(UserError, match="is no file of weights"):
         steerdiff.load(tmp_path / "notes.safetensors")
 
 

@@ -1,0 +1,87 @@
+"""Models in the library's own format: safetensors whose header holds the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from steerdiff.errors import require
+from steerdiff.models.checkpoint import read_header
+from steerdiff.models.config import UNetConfig, config_from_dict
+from steerdiff.models.published import PublishedModel
+from steerdiff.models.text import TextConfig
+from steerdiff.models.text_to_image import TextToImage
+from steerdiff.models.unet import UNet
+from steerdiff.models.weights import WeightFile, fill
+from steerdiff.samplers import NoiseSchedule
+
+from .model import Model
+from .published import Place, assembled
+
+__all__ = ["KINDS", "read_own"]
+
+#: Tells what a part of a published model is called in a file of our own.
+PARTS = ("unet", "classifier", "autoencoder", "text", "clip")
+
+
+def read_own(file: WeightFile, place: Place) -> Any:
+    """Return the model that a file with a steerdiff header holds.
+
+    Raises:
+        UserError: The header is damaged or of an unknown kind, or the weights do not fit it.
+    """
+    header = read_header(file.path)
+    kind = str(header.get("kind"))
+    require(kind in KINDS, f"'{file.path}' holds a model of kind '{kind}'; steerdiff.load reads {', '.join(KINDS)}")
+    return KINDS[kind](file, header, place)
+
+
+def _bundle(file: WeightFile, header: Mapping[str, Any], place: Place) -> Model:
+    """Return a model that was trained here: a UNet, with its text encoder if there is one."""
+    where = f"the header of '{file.path}'"
+    has_text = header["kind"] == "text-to-image"
+    names = ("unet", "schedule", "parameterization", "image_size", *(("text",) if has_text else ()))
+    missing = [name for name in names if name not in header]
+    require(not missing, f"{where} lacks {', '.join(missing)}; fetch or save the file again")
+    unet: UNetConfig = config_from_dict(UNetConfig, header["unet"], where)
+    with torch.device("meta"):
+        network: nn.Module = (
+            TextToImage(unet, config_from_dict(TextConfig, header["text"], where)) if has_text else UNet(unet)
+        )
+    fill(network, file, source=f"'{file.path}'", dtype=place.dtype, device=place.device)
+    network.eval().requires_grad_(False)
+    return Model(
+        network=network.unet if isinstance(network, TextToImage) else network,
+        text=network.text if isinstance(network, TextToImage) else None,
+        schedule=NoiseSchedule.from_dict(header["schedule"]),
+        parameterization=header["parameterization"],
+        learns_variance=header.get("learns_variance", unet.out_channels == 2 * unet.in_channels),
+        image_size=header["image_size"],
+        channels=unet.in_channels,
+        num_classes=unet.num_classes,
+        time_scale=header.get("time_scale", 1.0),
+        name=header.get("name", file.path.stem),
+        files=(file.path,),
+    )
+
+
+def _published(file: WeightFile, header: Mapping[str, Any], place: Place) -> Any:
+    """Return a published model that was converted: its parts have our names after the part's own."""
+    require("model" in header, f"the header of '{file.path}' lacks model; fetch or save the file again")
+    model = PublishedModel.from_dict(header["model"])
+    views = {name: file.under(f"{name}.") for name in PARTS if getattr(model, name) is not None}
+    known = tuple(f"{name}." for name in views)
+    extra = [name for name in file.entries if not name.startswith(known)]
+    require(not extra, f"'{file.path}' has tensors of no use, such as {', '.join(extra[:3])}; save it again")
+    return assembled(model, views, place, header.get("preset"), file.path)
+
+
+#: What a file of our own format may hold: the ``kind`` of its header.
+KINDS: dict[str, Callable[[WeightFile, Mapping[str, Any], Place], Any]] = {
+    "text-to-image": _bundle,
+    "unet": _bundle,
+    "published": _published,
+}
