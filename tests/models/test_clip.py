@@ -26,7 +26,7 @@ from steerdiff.models.weights import Entry, WeightFile, fill
 
 from ..helpers import golden_files, golden_weight, load_golden
 
-TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4  # of the largest value: the golden files' own
+TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4  # of the largest value; 2e-6 and 1e-6 were measured
 
 OPENCLIP_FILES = golden_files("clip/openclip_*.npz")
 HF_FILES = golden_files("clip/hf_clip*.npz")

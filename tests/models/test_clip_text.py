@@ -16,7 +16,7 @@ from steerdiff.models.weights import Entry, WeightFile, fill
 
 from ..helpers import golden_files, golden_weight, load_golden
 
-TOLERANCE = 2e-5  # of the largest value: the official code in float64 is 1e-6 to 2e-6 away from its own float32
+TOLERANCE = 1e-5  # of the largest value; 5e-7 was measured
 
 HF_FILES = golden_files("clip/hf_text_*.npz")
 OPENCLIP_FILES = golden_files("clip/openclip_*.npz")
