@@ -48,7 +48,10 @@ def _open(path: Path, formats: Sequence[_Format]) -> WeightFile:
     for recognises, read in formats:
         if recognises(head):
             weights = read(path)
-            require(bool(weights.entries), f"{path} holds no tensors; give a file of weights")
+            empty = (
+                f"{path} holds no tensors; give a file of weights (the state_dict() of a model, not a pickled model)"
+            )
+            require(bool(weights.entries), empty)
             return weights
     known = "safetensors, torch.save (.pt, .pth, .ckpt, .bin), TorchScript"
     raise UserError(f"{path} is {_what(head)}; steerdiff reads {known}")

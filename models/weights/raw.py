@@ -88,9 +88,9 @@ def opened(path: Path) -> BufferedReader:
     Raises:
         UserError: It is missing, a folder or not readable.
     """
-    require(not path.is_dir(), f"{path} is a folder; give a file of weights in it")
-    require(path.is_file(), f"{path} is not a file; check the path")
     try:
+        require(not path.is_dir(), f"{path} is a folder; give a file of weights in it")
+        require(path.is_file(), f"{path} is not a file; check the path")
         return open(path, "rb")  # whoever calls closes it
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check who may read it") from error
@@ -115,7 +115,7 @@ def read_bytes(path: Path, offset: int, size: int, crc: int | None = None) -> Te
     done = check = 0
     with opened(path) as file:
         try:
-            file.seek(offset)
+            file.raw.seek(offset)
             while done < size and (count := file.raw.readinto(view[done : done + _BLOCK])):
                 check = zlib.crc32(view[done : done + count], check) if crc is not None else 0
                 done += count
