@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from .arguments import parse
 
+if TYPE_CHECKING:
+    from steerdiff.models.weights import WeightFile
+
 __all__ = ["Info", "main"]
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +82,51 @@ def _installed() -> dict[str, Any]:
 
 def _weights(source: str) -> dict[str, Any]:
     from steerdiff.guidance.loading import locate
-    from steerdiff.models.checkpoint import file_hash, read_header
+    from steerdiff.guidance.noisy_classifier import hash_of
+    from steerdiff.models.checkpoint import read_header
+    from steerdiff.models.published.assembly import open_published
 
-    path = _file(locate(source))
-    header = read_header(path)
-    shapes = _shapes(path)
-    parts: dict[str, int] = {}
-    for name, shape in shapes.items():
-        part = name.split(".")[0]
-        parts[part] = parts.get(part, 0) + _count(shape)
-    split = ", ".join(f"{part} {count:,}" for part, count in parts.items())
-    facts = {
+    path = locate(source)
+    file = open_published(path)
+    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.suffix in _WEIGHTS)
+    split = ", ".join(f"{part} {count:,}" for part, count in _parts(file).items())
+    own = "steerdiff" in file.metadata
+    return {
         "file": str(path),
-        "size": f"{path.stat().st_size / 2**20:.1f} MiB",
-        "sha256": file_hash(path),
-        "parameters": f"{sum(parts.values()):,}" + (f" ({split})" if len(parts) < 5 else ""),
+        "size": f"{sum(item.stat().st_size for item in files) / 2**20:.1f} MiB",
+        "sha256": hash_of(files),
+        "tensors": f"{len(file.entries):,}, of {', '.join(sorted({str(e.dtype)[6:] for e in file.entries.values()}))}",
+        "parameters": split,
+        **({key: _short(value) for key, value in read_header(path).items()} if own else _layout(file)),
     }
-    return {**facts, **{key: _short(value) for key, value in header.items()}}
+
+
+def _parts(file: WeightFile) -> dict[str, int]:
+    """Return how many numbers each part has: by the layout, or in our own files by the first name."""
+    from steerdiff.models.published.layouts import recognise
+
+    if "steerdiff" not in file.metadata:
+        views = {name: part.view(file).entries for name, part in recognise(file).parts.items()}
+        return {name: sum(math.prod(entry.shape) for entry in entries.values()) for name, entries in views.items()}
+    parts: dict[str, int] = {}
+    for name, entry in file.entries.items():
+        part = name.split(".")[0]
+        parts[part] = parts.get(part, 0) + math.prod(entry.shape)
+    return parts if len(parts) < 5 else {"all": sum(parts.values())}
+
+
+def _layout(file: WeightFile) -> dict[str, Any]:
+    """Return what the names of published tensors tell."""
+    from steerdiff.models.published.guess import fitting
+    from steerdiff.models.published.layouts import recognise
+
+    layout = recognise(file)
+    numbers = {name: value for name, value in file.values.items() if "." not in name}
+    return {
+        "layout": f"{layout.kind}, with {', '.join(layout.parts)}",
+        "presets of its shape": ", ".join(fitting(file, layout)) or "none; give its configuration as config",
+        **({"beside the tensors": _short(numbers)} if numbers else {}),
+    }
 
 
 def _image(path: Path) -> dict[str, Any]:
@@ -104,31 +139,12 @@ def _image(path: Path) -> dict[str, Any]:
     return {"file": str(path), **flat, **({"inputs": _short(inputs)} if inputs else {})}
 
 
-def _file(path: Path) -> Path:
-    from steerdiff.guidance.loading import RUN_FILES
-
-    return next((path / name for name in RUN_FILES if (path / name).is_file()), path) if path.is_dir() else path
-
-
-def _shapes(path: Path) -> dict[str, list[int]]:
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
 def _tensors(source: str) -> None:
     from steerdiff.guidance.loading import locate
+    from steerdiff.models.published.assembly import open_published
 
-    for name, shape in _shapes(_file(locate(source))).items():
-        print(f"{name}  {shape}")
-
-
-def _count(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
+    for name, entry in open_published(locate(source)).entries.items():
+        print(f"{name}  {list(entry.shape)}  {str(entry.dtype).removeprefix('torch.')}")
 
 
 def _short(value: Any, longest: int = 1200) -> str:
