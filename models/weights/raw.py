@@ -115,8 +115,8 @@ def read_bytes(path: Path, offset: int, size: int, crc: int | None = None) -> Te
     done = check = 0
     with opened(path) as file:
         try:
-            file.raw.seek(offset)
-            while done < size and (count := file.raw.readinto(view[done : done + _BLOCK])):
+            file.seek(offset)
+            while done < size and (count := file.readinto(view[done : done + _BLOCK])):
                 check = zlib.crc32(view[done : done + count], check) if crc is not None else 0
                 done += count
         except OSError as error:
