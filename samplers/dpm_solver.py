@@ -44,6 +44,7 @@ class DPMSolver2M:
         require(
             self.variant in get_args(Variant), f"variant is {self.variant!r}; known are {', '.join(get_args(Variant))}"
         )
+        _check_end(self.few_steps)
         _check_predicted(self.predicted)
 
     def step(self, denoise: Denoiser, x: Tensor, move: Move, state: tuple[Past, ...] | None, noise: Noise) -> Step:
@@ -71,6 +72,7 @@ class DPMSolver3M:
     order: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
+        _check_end(self.few_steps)
         _check_predicted(self.predicted)
 
     def step(self, denoise: Denoiser, x: Tensor, move: Move, state: tuple[Past, ...] | None, noise: Noise) -> Step:
@@ -166,6 +168,10 @@ def _asked(
 
 def _ends_short(solver: DPMSolver2M, move: Move) -> bool:
     return solver.lower_order_final and move.following is None and move.total < solver.few_steps
+
+
+def _check_end(few_steps: int) -> None:
+    require(few_steps >= 0, f"few_steps is {few_steps}; it must be at least 0, and is 10 or 15 in published code")
 
 
 def _check_predicted(predicted: str) -> None:

@@ -37,7 +37,10 @@ class LMS:
     order: int = 4  #: number of slopes, 1 to 4; 1 is Euler
 
     def __post_init__(self) -> None:
-        require(self.order in (1, 2, 3, 4), f"order is {self.order}; it must be 1, 2, 3 or 4")
+        require(
+            self.order in (1, 2, 3, 4) and isinstance(self.order, int),
+            f"order is {self.order}; it must be 1, 2, 3 or 4",
+        )
 
     def step(self, denoise: Denoiser, x: Tensor, move: Move, state: tuple[Past, ...] | None, noise: Noise) -> Step:
         """Carry ``x`` [B, C, H, W] along one move; UserError at a level without any image (alpha_bar 0)."""

@@ -51,7 +51,7 @@ class UniPC:
     lower_order_final: bool = True  #: ends with steps of falling order
 
     def __post_init__(self) -> None:
-        require(self.order in (1, 2, 3), f"order is {self.order}; it must be 1, 2 or 3")
+        require(self.order in (1, 2, 3) and isinstance(self.order, int), f"order is {self.order}; it must be 1, 2 or 3")
         require(self.b in get_args(BFunction), f"b is {self.b!r}; known are {', '.join(get_args(BFunction))}")
         require(
             self.predicted in get_args(Predicted),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from steerdiff.samplers import SOLVERS
+from steerdiff.samplers import CONVENTIONS, SOLVERS
 
 from .measured import ROWS, STEPS, forward_errors, return_errors
 
@@ -35,6 +35,15 @@ def test_errors_of_the_tables_are_the_measured_ones(header: str, measure: Callab
     assert set(documented) == set(ROWS)
     for name, errors in documented.items():
         assert measure(name, STEPS[:2]) == pytest.approx(errors[:2], rel=0.06), name  # two digits are written
+
+
+def test_every_convention_has_its_name_in_the_table() -> None:
+    cells = re.findall(r"^\| ((?:`[\w+-]+`(?:, )?)+) \|", TEXT.split("| names | samplers |", 1)[1], re.MULTILINE)
+    names = set()
+    for cell in cells:
+        first, *endings = re.findall(r"`([^`]+)`", cell)
+        names |= {first, *(first + ending for ending in endings)}
+    assert names == set(CONVENTIONS)
 
 
 def test_code_blocks_of_the_solvers_page_run() -> None:

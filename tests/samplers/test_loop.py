@@ -264,14 +264,15 @@ def test_input_is_left_as_it_was() -> None:
 
 
 @pytest.mark.gpu
-def test_a_run_on_a_gpu_is_the_run_on_the_cpu_and_never_waits() -> None:
-    x = start().double()
-    expected = integrate(DENOISE, DDPM(), PATH, x, noise=Noise(3, like=x))
+@pytest.mark.parametrize("name", sorted(SOLVERS))
+def test_a_run_on_a_gpu_is_the_run_on_the_cpu_and_never_waits(name: str) -> None:
+    x, solver = start().double(), SOLVERS[name]()
+    expected = integrate(DENOISE, solver, PATH, x, noise=Noise(3, like=x))
     on_gpu = x.cuda()
     noise = Noise(3, like=on_gpu)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        records = list(trajectory(DENOISE, DDPM(), PATH, on_gpu, noise=noise))
+        records = list(trajectory(DENOISE, solver, PATH, on_gpu, noise=noise))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(records[-1].step.x.cpu(), expected, atol=1e-10, rtol=1e-10)
