@@ -7,7 +7,6 @@ from .ddim import DDIM
 from .ddpm import DDPM, VarianceKind, model_variance, posterior_mean
 from .dpm_solver import DPMSolver2M, DPMSolver2S, DPMSolver3M
 from .dpm_solver_sde import DPMSolver2MSDE, DPMSolver3MSDE, DPMSolverSDE
-from .euler_maruyama import EulerMaruyama
 from .linear_multistep import LMS, PLMS
 from .loop import Callback, Interrupted, NonFiniteError, Record, Recorder, integrate, trajectory
 from .noise import Noise, Seeds, resolve_seeds
@@ -21,6 +20,7 @@ from .prediction import (
     Parameterization,
     Prediction,
 )
+from .predictor_corrector import PredictorCorrector
 from .respacing import (
     SIGMA_SPACINGS,
     SigmaSpacing,
@@ -32,8 +32,10 @@ from .respacing import (
     spaced_times,
     vp_sigmas,
 )
+from .reverse_sde import Ancestral, EulerMaruyama, NoPredictor, ReverseDiffusion
+from .rows import RowDenoiser, predict_rows
 from .schedule import CLEAN, Level, NoiseSchedule
-from .sde import SDE, VESDE, VPSDE, ScoreDenoiser, SubVPSDE, sde_level, sde_path, sde_scale
+from .sde import SDE, VESDE, VPSDE, ScoreDenoiser, SubVPSDE, sde_level, sde_path, sde_scale, sde_time
 from .solvers import Constraint, Solver, Step, renoise
 from .time_travel import jump_times
 from .unipc import UniPC
@@ -101,6 +103,13 @@ __all__ = [
     "FilteredReference",
     "KnownRegion",
     "EulerMaruyama",
+    "Ancestral",
+    "NoPredictor",
+    "PredictorCorrector",
+    "ReverseDiffusion",
+    "sde_time",
+    "predict_rows",
+    "RowDenoiser",
     "Heun",
     "Interrupted",
     "Level",

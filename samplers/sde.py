@@ -23,7 +23,18 @@ from .path import Path
 from .prediction import Prediction
 from .schedule import CLEAN, Level
 
-__all__ = ["SDE", "ScoreDenoiser", "SubVPSDE", "VESDE", "VPSDE", "sde_level", "sde_path", "sde_scale"]
+__all__ = [
+    "SDE",
+    "ScoreDenoiser",
+    "SubVPSDE",
+    "VESDE",
+    "VPSDE",
+    "euler_step",
+    "sde_level",
+    "sde_path",
+    "sde_scale",
+    "sde_time",
+]
 
 _LABELS = 999.0  # levels carry 999 t, as the published continuous networks are told, so that T counts as 1000
 
@@ -39,12 +50,29 @@ class SDE(Protocol):
         """Standard deviation of the marginal."""
         ...
 
+    def pull(self, t: float) -> float:
+        """Factor of ``x`` in the drift of the forward equation."""
+        ...
+
     def drift(self, x: Tensor, t: float) -> Tensor:
-        """Drift of the forward equation, the shape of ``x``."""
+        """The drift itself, ``pull x``."""
         ...
 
     def diffusion(self, t: float) -> float:
         """Its diffusion coefficient, ``g(t)``."""
+        ...
+
+    def discretize(self, t: float, there: float | None, N: int | None = None) -> tuple[float, float]:
+        """Factor of ``x`` and added variance of one forward step of the published discrete process.
+
+        Args:
+            t: The noisier end.
+            there: The other end; None is the clean image.
+            N: Steps of the official discretisation, which then says how far a step leads; None goes to ``there``.
+
+        Raises:
+            UserError: ``N`` is too small for the diffusion's rates.
+        """
         ...
 
     @property
@@ -77,13 +105,26 @@ class VPSDE:
         """``sqrt(1 - signal**2)``."""
         return math.sqrt(-math.expm1(-self._integral(t)))
 
+    def pull(self, t: float) -> float:
+        """``-beta / 2``."""
+        return -self._beta(t) / 2
+
     def drift(self, x: Tensor, t: float) -> Tensor:
         """``-beta x / 2``."""
-        return -self._beta(t) / 2 * x
+        return self.pull(t) * x
 
     def diffusion(self, t: float) -> float:
         """``sqrt(beta)``."""
         return math.sqrt(self._beta(t))
+
+    def discretize(self, t: float, there: float | None, N: int | None = None) -> tuple[float, float]:
+        """DDPM's ``sqrt(1 - beta)`` and ``beta``: with ``N`` entry ``floor(t (N - 1))`` of the linear betas / N."""
+        if N is None:
+            beta = -math.expm1(self._integral(there or 0.0) - self._integral(t))
+        else:
+            beta = self._beta(_snapped(t, N)) / N
+            require(beta < 1, f"N is {N}; the discrete betas reach beta_max / N, so N must be above {self.beta_max:g}")
+        return math.sqrt(1 - beta), beta
 
     @property
     def prior_std(self) -> float:
@@ -102,6 +143,10 @@ class SubVPSDE(VPSDE):
     def diffusion(self, t: float) -> float:
         """``sqrt(beta (1 - exp(-2 integral of beta)))``."""
         return math.sqrt(self._beta(t) * -math.expm1(-2 * self._integral(t)))
+
+    def discretize(self, t: float, there: float | None, N: int | None = None) -> tuple[float, float]:
+        """The step of Euler and Maruyama: no discrete process was published."""
+        return euler_step(self, t, there, N)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +167,10 @@ class VESDE:
         """``sigma_min (sigma_max / sigma_min)**t``."""
         return self.sigma_min * math.pow(self.sigma_max / self.sigma_min, t)
 
+    def pull(self, t: float) -> float:
+        """0."""
+        return 0.0
+
     def drift(self, x: Tensor, t: float) -> Tensor:
         """0."""
         return torch.zeros_like(x)
@@ -130,10 +179,28 @@ class VESDE:
         """``std sqrt(2 log(sigma_max / sigma_min))``."""
         return self.std(t) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
 
+    def discretize(self, t: float, there: float | None, N: int | None = None) -> tuple[float, float]:
+        """1 and ``sigma**2 - sigma'**2``: with ``N`` of neighbours among N geometric sigmas, below which lies 0."""
+        if N is not None:
+            t = _snapped(t, N)
+            below = t - 1 / (N - 1)
+            there = None if there is None or below < -0.5 / N else below
+        return 1.0, self.std(t) ** 2 - (0.0 if there is None else self.std(there) ** 2)
+
     @property
     def prior_std(self) -> float:
         """``sigma_max``."""
         return self.sigma_max
+
+
+def euler_step(sde: SDE, t: float, there: float | None, N: int | None = None) -> tuple[float, float]:
+    """Factor of ``x`` and added variance of a step of Euler and Maruyama: ``1 + pull dt`` and ``g**2 dt``.
+
+    ``dt`` is the distance between the times, or ``1 / N`` as in the official code, whose grid has the distances
+    ``(1 - eps) / (N - 1)``.
+    """
+    dt = t - (there or 0.0) if N is None else 1 / N
+    return 1 + sde.pull(t) * dt, sde.diffusion(t) ** 2 * dt
 
 
 def sde_scale(sde: SDE, t: float) -> float:
@@ -149,6 +216,22 @@ def sde_level(sde: SDE, t: float) -> Level:
     """
     require(0 <= t <= 1, f"t is {t}; the time of a continuous diffusion lies in [0, 1]")
     return Level(_LABELS * t, (sde.signal(t) / sde_scale(sde, t)) ** 2)
+
+
+def sde_time(sde: SDE, level: Level) -> float:
+    """The time of a level of ``sde``, as ``sde_level`` made it.
+
+    Raises:
+        UserError: The level has another signal-to-noise ratio than the diffusion has at its time, or is clean.
+    """
+    t = level.t / _LABELS
+    fits = 0 <= t <= 1 and math.isclose(sde_level(sde, t).alpha_bar, level.alpha_bar, rel_tol=1e-6)
+    require(
+        fits,
+        f"the level t = {level.t:g} with alpha_bar {level.alpha_bar:.6g} is none of {sde}; make the path with "
+        "sde_path, or take a solver without sde",
+    )
+    return t
 
 
 def sde_path(sde: SDE, steps: int, t_end: float = 1e-3) -> Path:
@@ -178,6 +261,12 @@ class ScoreDenoiser:
         scale, std = sde_scale(self.sde, t), self.sde.std(t)
         eps = -std * self.score(x * scale, t)
         return Prediction.from_output(eps, x, level, "eps")
+
+
+def _snapped(t: float, N: int) -> float:
+    """The time of the discrete step that holds ``t``, ``floor(t (N - 1)) / (N - 1)``."""
+    require(N >= 2, f"N is {N}; a discrete diffusion needs at least 2 steps")
+    return math.floor(t * (N - 1) + 1e-6) / (N - 1)
 
 
 def _check_order(low_name: str, low: float, high_name: str, high: float) -> None:
