@@ -218,6 +218,18 @@ def test_conjugated_views_are_refused(tmp_path: Path) -> None:
     assert "is a conjugated or negated view" in fault(tmp_path / "w.pt")
 
 
+def test_a_stream_whose_parts_disagree_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    data = tensor_pickle((4,), (1,)).replace(b"cpu\x8a\x01\x04t", b"cpu\x8a\x01\x04Nt")
+    path.write_bytes(stream(data, ["0"], struct.pack("<q", 4) + FOUR))
+    assert torch.equal(open_weights(path).read("n0"), torch.arange(4.0))
+    for keys, count, message in ((["0"], 3, "disagrees about the size"), (["1"], 4, "numbers that no tensor names")):
+        path.write_bytes(stream(data, keys, struct.pack("<q", count) + FOUR))
+        assert message in fault(path)
+    path.write_bytes(stream(data, [], b""))
+    assert "has no numbers in the file" in fault(path)
+
+
 def test_a_big_endian_stream_is_refused(tmp_path: Path) -> None:
     content = stream(pickled(b"}")).replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89")
     (tmp_path / "w.pt").write_bytes(content)
