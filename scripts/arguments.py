@@ -46,7 +46,8 @@ def parse(
         SystemExit: ``--help`` (0) or a bad flag (2), explained on stderr.
     """
     rest, file = take_flag(arguments, "--config", "--config names no file; give a .yaml or .json file after it")
-    defaults = {**(values or {}), **({} if file is None else _typed(cls, read_mapping(file), file))}
+    rest, configs = _take_configs(cls, rest)
+    defaults = {**(values or {}), **({} if file is None else _typed(cls, read_mapping(file), file)), **configs}
     text = (inspect.getdoc(cls) or "").replace("``", "")
     description = "\n\n".join(filter(None, [text, note, _CONFIG_NOTE]))
     shadow = _shadow(cls, defaults)
@@ -112,6 +113,17 @@ def take_flag(arguments: Sequence[str], flag: str, missing: str) -> tuple[list[s
     return rest, value
 
 
+def _take_configs(cls: type[Any], arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Take out the flags that describe weights: published flags, given as one text, begin with dashes as ours do."""
+    rest, found = list(arguments), {}
+    for field in dataclasses.fields(cls):
+        if field.name.endswith("_config"):
+            for flag in (f"--{field.name.replace('_', '-')}", f"--{field.name}"):
+                rest, value = take_flag(rest, flag, f"{flag} names nothing; give a preset, flags or a file after it")
+                found.update({} if value is None else {field.name: value})
+    return rest, found
+
+
 def _shadow(cls: type[Any], values: Mapping[str, Any]) -> type[Any]:
     """Return ``cls`` without its checks, which would be reported as bad syntax, and with its fields' documentation."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -154,6 +166,8 @@ def _typed_value(hint: Any, value: Any, where: str) -> Any:
         options: list[Any] = [hint, *typing.get_args(hint)]
         nested: Any = next((option for option in options if dataclasses.is_dataclass(option)), None)
         return value if nested is None else restore(nested, value, where)
+    if isinstance(value, str) and str in (hint, *typing.get_args(hint)):
+        return value
     if hint is Any or value is None or isinstance(value, bool):
         allowed = typing.get_args(hint) or (hint,)
         fits = hint is Any or type(value) in allowed or (value is None and hint is None)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import tyro
 
-from .arguments import parse, take_flag
+from .arguments import parse
 
 __all__ = ["Convert", "main"]
 
@@ -32,9 +32,7 @@ class Convert:
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Convert, and say what was written."""
-    # The published flags begin with dashes as ours do, so they are taken out before anything else is read.
-    rest, config = take_flag(arguments, "--weights-config", "--weights-config names nothing; give a preset or flags")
-    options = parse(Convert, rest, prog=prog, values={} if config is None else {"weights_config": config})
+    options = parse(Convert, arguments, prog=prog)
     import torch
 
     from steerdiff.models.published.convert import Target, convert
