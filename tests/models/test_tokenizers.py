@@ -63,6 +63,8 @@ def test_pieces_of_a_prompt_are_its_letters_without_spaces():
         assert "".join(pieces) == text.replace(" ", "")
         assert len(pieces) == int((ids[0] == 49407).int().argmax()) - 1
     assert model.pieces("") == []
+    assert model.pieces("cafe\u0301") == model.pieces("café")  # accents are composed ...
+    assert "".join(model.pieces("ﬁre")) == "ﬁre"  # ... and nothing else is changed
     assert model.pieces("ΑΣ") == ["", "α", "", "σ"]  # each letter by itself; Python's lower() would end on "ς"
     assert "".join(clip_pieces("a&amp;b", undoes_html=True)) == "a&b"
 
@@ -94,7 +96,7 @@ def numbers(text: str) -> list[int]:
         ("CAFÉ", ["cafe"]),
         ("cafe\u0301", ["cafe"]),
         ("cat's", ["cat", "'", "s"]),
-        ("cat!$", ["cat", "!", "$"]),  # "$" is no punctuation in Unicode; it is here
+        ("cat$cat!", ["cat", "$", "cat", "!"]),  # "$" is no punctuation in Unicode; it is here
         ("猫犬", ["猫", "犬"]),
         ("ca\u0000t\ufffd\u200b", ["cat"]),  # control characters vanish
         ("a\u00a0cat", ["a", "cat"]),
