@@ -90,7 +90,7 @@ def fill(
         device: Where the weights go.
 
     Raises:
-        UserError: Tensors are missing, left over, of another shape or no numbers; the message names a few of each.
+        UserError: Tensors are missing, left over, of another shape or type; the message names a few of each.
     """
     own = module.state_dict(keep_vars=True)
     keymap = identity(own) if keymap is None else keymap
@@ -129,7 +129,7 @@ def check_fit(own: Mapping[str, Tensor], file: WeightFile, keymap: KeyMap, *, so
         source: What to call the file in errors.
 
     Raises:
-        UserError: Tensors are missing, left over, of another shape or no numbers; the message names a few of each.
+        UserError: Tensors are missing, left over, of another shape or type; the message names a few of each.
     """
     used = {name for key in own if key in keymap for name in keymap[key].names}
     missing = [key for key in own if key not in keymap] + [name for name in used if name not in file.entries]
@@ -145,7 +145,12 @@ def check_fit(own: Mapping[str, Tensor], file: WeightFile, keymap: KeyMap, *, so
                 shapes.append(f"{name} is {list(entry.shape)}, expected {list(expected)}")
             elif entry is not None and tensor.is_floating_point() != entry.dtype.is_floating_point:
                 kinds.append(f"{name} is {str(entry.dtype).removeprefix('torch.')}")
-    found = (("missing", sorted(missing)), ("left over", left_over), ("of another shape", shapes), ("of no use", kinds))
+    found = (
+        ("missing", sorted(missing)),
+        ("left over", left_over),
+        ("of another shape", shapes),
+        ("of another type", kinds),
+    )
     problems = [
         f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
         for what, names in found
