@@ -295,7 +295,7 @@ class Model:
         y: int | Sequence[int] | None = None,
         extra: Tensor | None = None,
         classifier: Classifier | None = None,
-        classifier_scale: float = 1.0,
+        classifier_scale: float | None = None,
         seed: Seeds = 0,
         solver: str | Solver | None = None,
         spacing: Spacing | None = None,
@@ -333,20 +333,21 @@ class Model:
         require(n >= 1, f"n is {n}; ask for at least one image")
         require(batch >= 1, f"batch is {batch}; it must be at least 1")
         chosen = solver_of(self.sampling.solver if solver is None else solver)
-        labels = y if self.num_classes is not None or classifier is None else None
-        cond, uncond = self.branches(prompt, negative, y=labels, extra=extra)
-        targets = Condition() if classifier is None else Condition(y=self._targets(y))
+        own = y if self.num_classes is not None or classifier is None else None
+        cond, uncond = self.branches(prompt, negative, y=own, extra=extra)
+        targets = Condition() if classifier is None else Condition(y=self._targets(classifier, y))
         seeds = resolve_seeds(seed, max(cond.rows, targets.rows) * n)
         guidance = 1.0 if uncond is cond else guidance
         cond, uncond, targets = cond.repeat(n), uncond.repeat(n), targets.repeat(n)
         path = self.path(steps, spacing)
+        pull = self.sampling.classifier_scale if classifier_scale is None else classifier_scale
         parts = []
         for first in range(0, len(seeds), batch):
             some = slice(first, first + batch)
             denoise = self.denoiser(cond[some], negative=uncond[some], scale=guidance, clip=clip)
             if classifier is not None:
-                pull = targets[some].expand(len(seeds[some])).y
-                denoise = ClassifierGuidance(denoise=denoise, classifier=classifier, y=pull, scale=classifier_scale)
+                labels = cast(Tensor, targets[some].expand(len(seeds[some])).y)
+                denoise = ClassifierGuidance(denoise=denoise, classifier=classifier, y=labels, scale=pull)
             noise = Noise(seeds[some], self._shape(len(seeds[some])), self.device)
             parts.append(self.decode(integrate(denoise, chosen, path, noise(), noise=noise, progress=progress)))
         return torch.cat(parts)
@@ -376,8 +377,11 @@ class Model:
         require(inside, f"y is {labels.tolist()}; labels must be in [0, {self.num_classes})")
         return labels
 
-    def _targets(self, y: int | Sequence[int] | None) -> Tensor:
+    def _targets(self, classifier: Classifier, y: int | Sequence[int] | None) -> Tensor:
         require(y is not None, "a classifier pulls towards a label; give y")
+        side = getattr(classifier, "image_size", None)
+        fits = side is None or (self.factor == 1 and self.size == (side, side))
+        require(fits, f"the classifier sees images of {side} pixels; {self.name} draws {self._shape(1)[1:]}")
         return torch.as_tensor(y, device=self.device).reshape(-1).long()
 
     def _parameter(self) -> nn.Parameter | None:

@@ -19,6 +19,7 @@ from steerdiff.models.published.assembly import blank, parts
 from steerdiff.models.published.configs import published_model
 from steerdiff.models.published.layouts import recognise
 from steerdiff.models.tokenizers import WordPiece, read_vocab
+from steerdiff.models.unet import UNet
 from steerdiff.models.weights import KeyMap, WeightFile, fill
 from steerdiff.samplers import DDIM, NoiseSchedule, Solver
 
@@ -112,20 +113,22 @@ def _model(model: PublishedModel, modules: Mapping[str, nn.Module], path: Path, 
     whole = "give the whole folder or file"
     require(unet.context_dim is None or text is not None, f"'{path}' holds no text encoder; {whole}")
     require(model.family != "latent" or stage is not None, f"'{path}' holds no first stage; {whole}")
-    labels_are_text = isinstance(text, ClassContext)
+    label_context = text if isinstance(text, ClassContext) else None
     if isinstance(text, BertText):
         vocabulary = (path if path.is_dir() else path.parent) / "vocab.txt"
         text.word_pieces = WordPiece(read_vocab(vocabulary)) if vocabulary.is_file() else None
     return Model(
-        network=ClassConditioned(cast(Any, modules["unet"]), text).eval() if labels_are_text else modules["unet"],
-        text=None if labels_are_text else cast(Any, text),
+        network=modules["unet"]
+        if label_context is None
+        else ClassConditioned(cast(UNet, modules["unet"]), label_context).eval(),
+        text=cast(Any, text) if label_context is None else None,
         autoencoder=cast(Any, stage),
         schedule=NoiseSchedule.from_dict(model.schedule),
         parameterization=model.parameterization,
         learns_variance=model.learns_variance,
         image_size=model.image_size,
         channels=unet.out_channels // 2 if model.learns_variance else unet.out_channels,
-        num_classes=model.null_class if labels_are_text else unet.num_classes,
+        num_classes=unet.num_classes if label_context is None else model.null_class,
         null_class=model.null_class,
         extra=ExtraInput(kind=model.inputs, low_res_size=model.low_res_size),
         time_scale=model.time_scale,
@@ -136,7 +139,7 @@ def _model(model: PublishedModel, modules: Mapping[str, nn.Module], path: Path, 
 def _sampling(model: PublishedModel, preset: str | None) -> Sampling:
     """Return what the authors of a preset sample with, or of its family; steps as a number where they are one."""
     values = {**_FAMILIES.get(model.family, {}), **(PRESETS[preset].sampling if preset else {})}
-    known = ("steps", "solver", "spacing", "guidance")
+    known = ("steps", "solver", "spacing", "guidance", "classifier_scale")
     chosen: dict[str, Any] = {name: values[name] for name in known if name in values}
     if model.family == "latent":
         chosen.setdefault("spacing", "compvis")

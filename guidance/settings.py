@@ -45,6 +45,7 @@ class Sampling:
     spacing: Spacing = SPACING  #: how the steps are spread
     guidance: float = GUIDANCE  #: strength of classifier-free guidance
     clip: ClipPolicy = "clip"  #: of each x0 prediction, after guidance
+    classifier_scale: float = 1.0  #: strength of classifier guidance, where there is a classifier
 
     def or_given(self, **given: Any) -> dict[str, Any]:
         """Return the fields named in ``given``: what is given, or where that is None, this model's own."""

@@ -75,7 +75,7 @@ class Sample(ModelFlags):
     mask: Path | None = None  #: white where an inpainting model fills the picture
     classifier: str | None = None  #: a noisy classifier that pulls towards the label
     classifier_config: str | None = None  #: its preset, as --weights-config
-    classifier_scale: float = 1.0  #: strength of the pull
+    classifier_scale: float | None = None  #: strength of the pull
     upsampler: str | None = None  #: a model that enlarges the images, as a second stage
     upsampler_config: str | None = None  #: its preset, as --weights-config
     upsampler_steps: int | str | None = None  #: moves of the second stage
@@ -134,7 +134,7 @@ def _settled(options: Sample, model: Model) -> tuple[Model, Sample]:
     model = model if options.size is None else model.resized(*options.size)
     from .solver_text import solver_to_text
 
-    given = {name: getattr(options, name) for name in ("steps", "guidance", "solver", "spacing")}
+    given = {name: getattr(options, name) for name in ("steps", "guidance", "solver", "spacing", "classifier_scale")}
     settled = model.sampling.or_given(**given)
     if not isinstance(settled["solver"], str):
         settled["solver"] = solver_to_text(settled["solver"])

@@ -151,6 +151,8 @@ def test_a_classifier_guides_any_model_towards_a_label(tmp_path: Path, models: d
     assert not torch.equal(pulled, plain)
     one = adm.sample(**{**settings, "n": 1}, classifier_scale=50.0, seed=1)
     torch.testing.assert_close(pulled[1:], one, rtol=0, atol=1e-3)
+    with pytest.raises(UserError, match="the classifier sees images of 32 pixels; sd1 draws"):
+        models["sd1"].sample(steps=3, y=7, classifier=classifier)
     with pytest.raises(UserError, match="a classifier pulls towards a label; give y"):
         adm.sample(steps=3, classifier=classifier)
 
