@@ -139,7 +139,7 @@ class DPMSolver2S:
         self, x: Tensor, move: Move, opened: _Opened | None, prediction: Prediction, value: Past
     ) -> Step:
         """Open a step, or finish the one that ``opened`` began; the first and the last always are whole steps."""
-        if opened is not None and opened.inner == move.here and not move.there.clean:
+        if opened is not None and opened.inner == move.here:
             leap = Leap.between(opened.here, move.there)
             if same_way((opened.value,), value.at, leap.h):
                 return Step(self._finished(opened.x, leap, opened.value, value), prediction)

@@ -91,6 +91,12 @@ def two_s(denoise: Denoise, y: Tensor, sigma: float, there: float, draw: Callabl
     return exact(y, [(0.0, denoise(inside, middle))], sigma, down) + up * draw()
 
 
+def two_s_heun(denoise: Denoise, y: Tensor, sigma: float, there: float, draw: Callable[[], Tensor]) -> Tensor:
+    middle, x0 = math.sqrt(sigma * there), denoise(y, sigma)
+    inside = exact(y, [(0.0, x0)], sigma, middle)
+    return exact(y, [(lam(sigma), x0), (lam(middle), denoise(inside, middle))], sigma, there)
+
+
 def sde(denoise: Denoise, y: Tensor, sigma: float, there: float, draw: Callable[[], Tensor]) -> Tensor:
     middle = math.sqrt(sigma * there)
     down, up = ancestral(sigma, middle, 1.0)
@@ -156,7 +162,9 @@ def plms(denoise: Denoise, y: Tensor, sigmas: Sequence[float], draw: Callable[[]
     return rows
 
 
-def unipc(denoise: Denoise, y: Tensor, sigmas: Sequence[float], draw: Callable[[], Tensor]) -> list[Tensor]:
+def unipc(
+    bh: Callable[[float], float], denoise: Denoise, y: Tensor, sigmas: Sequence[float], draw: object
+) -> list[Tensor]:
     """Order 3, the polynomial through the values, again with that at the step's end; B(h) for a single slope."""
     points: Points = []
     rows: list[Tensor] = []
@@ -164,7 +172,7 @@ def unipc(denoise: Denoise, y: Tensor, sigmas: Sequence[float], draw: Callable[[
     for i, (sigma, there) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         new = (lam(sigma), denoise(y, sigma))
         if order == 1:
-            y = exact(start, points[:1], last, sigma) + (1 - sigma / last) / 2 * (new[1] - points[0][1])
+            y = exact(start, points[:1], last, sigma) + bh(lam(sigma) - lam(last)) / 2 * (new[1] - points[0][1])
         elif order:
             y = exact(start, [*points[:order], new], last, sigma)
         points, start, last = [new, *points], y, sigma
@@ -175,7 +183,7 @@ def unipc(denoise: Denoise, y: Tensor, sigmas: Sequence[float], draw: Callable[[
         if order == 2:
             (a, f), (b, g) = points[:2]
             h = lam(there) - lam(sigma)
-            y = exact(y, points[:1], sigma, there) + (1 - math.exp(-h)) / 2 * h * (f - g) / (a - b)
+            y = exact(y, points[:1], sigma, there) + bh(h) / 2 * h * (f - g) / (a - b)
         else:
             y = exact(y, points[:order], sigma, there)
         rows.append(y)
@@ -187,6 +195,7 @@ RUNS: dict[str, Run] = {
     "heun": stepwise(heun),
     "dpm2": stepwise(dpm2),
     "dpm++2s:eta=1.0": stepwise(two_s),
+    "dpm++2s:variant=heun": stepwise(two_s_heun),
     "dpm++sde": stepwise(sde),
     "dpm++2m": multistep(2, 0.0, midpoint=True),
     "dpm++2m:variant=heun": multistep(2, 0.0, midpoint=False),
@@ -196,5 +205,6 @@ RUNS: dict[str, Run] = {
     "dpm++3m-sde": multistep(3, 1.0, midpoint=False),
     "lms": lms,
     "plms": plms,
-    "unipc:order=3": unipc,
+    "unipc:order=3": functools.partial(unipc, lambda h: 1 - math.exp(-h)),
+    "unipc:order=3,b=bh1": functools.partial(unipc, lambda h: h),
 }

@@ -31,7 +31,7 @@ from steerdiff.samplers import (
 from ..helpers import eps_fn
 
 STABLE = NoiseSchedule.scaled_linear()
-X = Noise(1, (1, 4, 4, 4), dtype=torch.float64)()
+X = Noise(1, (1, 4, 32, 32), dtype=torch.float64)()  # many numbers: the formula rounds only some of them
 
 
 def smooth(x: Tensor, level: Level) -> Prediction:
