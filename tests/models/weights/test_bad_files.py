@@ -275,6 +275,12 @@ def test_a_safetensors_file_that_is_all_header_is_refused(tmp_path: Path) -> Non
     assert "has a header of 20000" in fault(path) and "do not trust it" in fault(path)
 
 
+def test_truth_values_other_than_0_and_1_become_proper_ones(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]}}).encode()
+    path = safetensors_file(tmp_path / "w.safetensors", header, b"\x00\x02\xff")
+    assert open_weights(path).read("a").view(torch.uint8).tolist() == [0, 1, 1]
+
+
 def test_an_unknown_dtype_of_safetensors_is_named(tmp_path: Path) -> None:
     header = json.dumps({"a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}).encode()
     text = fault(safetensors_file(tmp_path / "w.safetensors", header, bytes(3)))

@@ -85,7 +85,7 @@ def write(path: Path, content: bytes) -> None:
 def survives(path: Path, content: bytes) -> bool:
     """Whether the file opens; True or False is right, anything but a UserError of this file is not."""
     write(path, content)
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         weights = open_weights(path)
         for name, entry in weights.entries.items():
@@ -96,7 +96,7 @@ def survives(path: Path, content: bytes) -> bool:
         assert str(path) in str(error) and "\n" not in str(error)
         return False
     finally:
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("form", ["archive", "unchecked", "stream", "torchscript", "safetensors"])
