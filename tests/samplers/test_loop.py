@@ -153,6 +153,26 @@ def test_history_is_dropped_when_a_constraint_edits_and_kept_when_it_says_so() -
     torch.testing.assert_close(reset, first_order(PATH), atol=1e-4, rtol=1e-4)
 
 
+MULTISTEP = ["dpm++2m", "dpm++3m", "dpm++2m-sde", "dpm++3m-sde", "unipc", "lms", "plms"]
+
+
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_history_of_every_multistep_solver_ends_where_a_constraint_acts(name: str) -> None:
+    solver = SOLVERS[name]()
+
+    def touch(step: Step, move: Move, noise: Noise) -> Tensor:
+        return step.x
+
+    def run(constraints: list[Any]) -> Tensor:
+        return integrate(DENOISE, solver, PATH, start(), constraints=constraints, noise=Noise(3, like=start()))
+
+    x, noise = start(), Noise(3, like=start())
+    for move in PATH:
+        x = solver.step(DENOISE, x, move, None, noise).x
+    assert torch.equal(run([touch]), x)
+    assert not torch.equal(run([]), x)
+
+
 def test_history_is_dropped_after_a_renoise_move() -> None:
     states: list[Any] = []
 
