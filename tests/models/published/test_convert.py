@@ -263,6 +263,7 @@ def test_written_files_are_safetensors_with_every_type(tmp_path: Path) -> None:
     expected = [*(f"x{i}" for i in range(3)), *(f"y{i}" for i in range(len(values) - 3))]
     assert_equal({name: read[name] for name in expected}, dict(zip(expected, values, strict=True)))
     assert open_published(tmp_path / "f").metadata["a"] == "b"
+    assert int.from_bytes((tmp_path / "f").read_bytes()[:8], "little") % 8 == 0  # numbers begin at a multiple of 8
 
 
 def test_tensors_are_made_when_it_is_their_turn(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from steerdiff.errors import UserError
+from steerdiff.models.config import UNetConfig
+from steerdiff.models.published import ddpm_keymap, diffusers_unet_keymap, hf_text_keymap
+from steerdiff.models.text_config import ClipTextConfig
 from steerdiff.models.weights import Entry, Origin, WeightFile, fill, published_tensors, read_ours
 
 SIDES = st.integers(1, 4)
@@ -134,3 +137,22 @@ def test_published_tensors_are_the_inverse_of_reading() -> None:
     file = in_memory(dict(published_tensors(ours, keymap)))
     assert set(file.entries) == {"q", "k", "v", "o"}
     assert all(torch.equal(read_ours(file, keymap[key], tuple(ours[key].shape)), ours[key]) for key in ours)
+
+
+def test_queries_come_before_keys_and_values_in_every_layout() -> None:
+    ddpm = ddpm_keymap(UNetConfig(model_channels=32, channel_mult=(1, 1), num_res_blocks=1, attention_at=(2,)))
+    expected = Origin(tuple(f"mid.attn_1.{part}.weight" for part in "qkv"), "from_conv")
+    assert ddpm["middle_block.1.qkv.weight"] == expected
+    text = hf_text_keymap(ClipTextConfig(width=64, heads=1, layers=1))
+    start = "text_model.encoder.layers.0.self_attn."
+    assert text["transformer.resblocks.0.attn.in_proj_bias"] == Origin(
+        tuple(f"{start}{part}_proj.bias" for part in "qkv"), "concat"
+    )
+
+
+def test_the_way_up_is_counted_from_the_other_end_by_each_layout() -> None:
+    config = UNetConfig(model_channels=32, channel_mult=(1, 1, 1), num_res_blocks=1, attention_at=())
+    ddpm, diffusers = ddpm_keymap(config), diffusers_unet_keymap(config)
+    key = "output_blocks.0.0.in_layers.0.weight"
+    assert ddpm[key].names == ("up.2.block.0.norm1.weight",)
+    assert diffusers[key].names == ("up_blocks.0.resnets.0.norm1.weight",)

@@ -144,7 +144,7 @@ def test_weights_inside_a_container_are_found(tmp_path: Path, wrap: dict[str, An
 
 def test_averages_of_an_adm_checkpoint_are_preferred(tmp_path: Path) -> None:
     model = tiny_adm()
-    both = {"model": random_weights(model, "unet"), "ema": random_weights(model, "unet", 1)}
+    both = {"net": random_weights(model, "unet"), "net_ema": random_weights(model, "unet", 1)}
     torch.save(both, tmp_path / "file.pt")
     assert_weights(load(tmp_path / "file.pt", model)[1], model, seed=1)
 
