@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +93,34 @@ def parts(
         averaged = ema and name == "unet"
         has_both = part.ema is not None
         require(has_both or not averaged, f"{file.path} holds no averaged weights beside its own; leave ema out")
-        module = blank(model, name)
-        result[name] = (module, keymap_of(model, name, part, module, ema=averaged), part.view(file, ema=averaged))
+        view = part.view(file, ema=averaged)
+        module = _blank_for(model, name, view)
+        result[name] = (module, keymap_of(model, name, part, module, ema=averaged), view)
     return result
+
+
+def _blank_for(model: PublishedModel, name: str, view: WeightFile) -> nn.Module:
+    """Return the network of a part; a description that no file of this size can have, or no network, is an error."""
+    layers = _layers(dataclasses.asdict(getattr(model, name)))
+    fits = layers <= len(view.entries)
+    require(fits, f"the description of the {name} asks for {layers} layers, but {view.path} has fewer tensors for it")
+    try:
+        return blank(model, name)
+    except (RuntimeError, TypeError, OverflowError, AssertionError, KeyError) as error:
+        raise UserError(f"the description of the {name} for {view.path} makes no network: {error}") from error
+
+
+def _layers(values: Mapping[str, Any]) -> int:
+    """Return a lower bound of the number of layers that a configuration asks for."""
+    count = 1
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            count = max(count, _layers(value))
+        elif name in ("num_res_blocks", "transformer_depth", "layers") and isinstance(value, int):
+            count *= max(1, value)
+        elif name in ("channel_mult", "layers") and isinstance(value, Sequence):
+            count *= max(1, len(value))
+    return count
 
 
 def blank(model: PublishedModel, name: str) -> nn.Module:

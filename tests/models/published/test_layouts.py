@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,23 @@ def test_a_folder_without_weights_is_explained(tmp_path: Path) -> None:
 def test_a_damaged_header_of_our_own_is_refused(text: str) -> None:
     with pytest.raises(UserError):
         recognise(without_numbers({"unet.weight": [1]}, steerdiff=text))
+
+
+@pytest.mark.parametrize(
+    ("unet", "message"),
+    [
+        ({"num_res_blocks": 10**9}, "asks for 2000000000 layers"),
+        ({"channel_mult": [1] * 5000}, "asks for 5000 layers"),
+        ({"model_channels": 2**40}, "makes no network"),
+        ({"head_channels": 7}, "does not divide into heads of 7"),
+        ({"model_channels": "wide"}, "not described as to_dict does it"),
+    ],
+)
+def test_a_description_that_no_file_can_have_is_refused(unet: dict[str, Any], message: str) -> None:
+    described = tiny_adm().to_dict()
+    header = {"format": 1, "kind": "published", "model": {**described, "unet": {**described["unet"], **unet}}}
+    shapes = {f"unet.{name}": value.shape for name, value in random_weights(tiny_adm(), "unet").items()}
+    file = without_numbers(shapes, steerdiff=json.dumps(header))
+    with pytest.raises(UserError) as raised:
+        parts(published_model(None, file), file, recognise(file))
+    assert message in str(raised.value)
