@@ -7,6 +7,7 @@ from .ddim import DDIM
 from .ddpm import DDPM, VarianceKind, model_variance, posterior_mean
 from .dpm_solver import DPMSolver2M, DPMSolver2S, DPMSolver3M
 from .dpm_solver_sde import DPMSolver2MSDE, DPMSolver3MSDE, DPMSolverSDE
+from .likelihood import Likelihood, Trace, dequantised, log_likelihood
 from .linear_multistep import LMS, PLMS
 from .loop import Callback, Interrupted, NonFiniteError, Record, Recorder, integrate, trajectory
 from .noise import Noise, Seeds, resolve_seeds
@@ -21,6 +22,7 @@ from .prediction import (
     Prediction,
 )
 from .predictor_corrector import PredictorCorrector
+from .probability_flow import RK45
 from .respacing import (
     SIGMA_SPACINGS,
     SigmaSpacing,
@@ -34,6 +36,7 @@ from .respacing import (
 )
 from .reverse_sde import Ancestral, EulerMaruyama, NoPredictor, ReverseDiffusion
 from .rows import RowDenoiser, predict_rows
+from .runge_kutta import Tolerance
 from .schedule import CLEAN, Level, NoiseSchedule
 from .sde import SDE, VESDE, VPSDE, ScoreDenoiser, SubVPSDE, sde_level, sde_path, sde_scale, sde_time
 from .solvers import Constraint, Solver, Step, renoise
@@ -104,6 +107,12 @@ __all__ = [
     "KnownRegion",
     "EulerMaruyama",
     "Ancestral",
+    "Tolerance",
+    "RK45",
+    "log_likelihood",
+    "dequantised",
+    "Trace",
+    "Likelihood",
     "NoPredictor",
     "PredictorCorrector",
     "ReverseDiffusion",

@@ -18,6 +18,7 @@ from steerdiff.models import build
 from steerdiff.samplers import (
     DDIM,
     DDPM,
+    RK45,
     Heun,
     Level,
     NetworkDenoiser,
@@ -326,3 +327,15 @@ def test_score_of_a_published_classifier_is_the_official_gradient(file: File) ->
 def test_bad_guidance_gets_a_clear_error(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_guidance_follows_the_adaptive_flow_too() -> None:
+    toy = TwoClasses()
+    x = torch.linspace(-2, 2, 3, dtype=torch.float64).reshape(3, 1, 1, 1)
+    denoise = ClassifierGuidance(denoise=toy.denoise, classifier=lambda x, t: by_rows(toy, x, t), y=1)
+    fine = integrate(denoise, Heun(), even_path(400), x)
+    torch.testing.assert_close(integrate(denoise, RK45(between=SCHEDULE), even_path(1), x), fine, atol=1e-3, rtol=0)
+
+
+def by_rows(toy: TwoClasses, x: Tensor, t: Tensor) -> Tensor:
+    return torch.cat([toy(x[i : i + 1], t[i : i + 1]) for i in range(x.shape[0])])
