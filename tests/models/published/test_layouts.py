@@ -101,6 +101,7 @@ def test_a_preset_of_the_whole_model_fits_a_folder_without_the_last_block(tmp_pa
     assert load(tmp_path / "folder", model)[0] == folder_model(model)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds no")
 def test_one_part_of_a_folder_is_read_alone(tmp_path: Path) -> None:
     write_folder(tmp_path / "folder", tiny_sd())
     model, networks = load(tmp_path / "folder" / "unet")
