@@ -69,6 +69,9 @@ SOLVERS: dict[str, type[Solver]] = {
     "dpm++2m-sde": DPMSolver2MSDE,
     "dpm++3m-sde": DPMSolver3MSDE,
     "euler-maruyama": EulerMaruyama,
+    "reverse-diffusion": ReverseDiffusion,
+    "predictor-corrector": PredictorCorrector,
+    "rk45": RK45,
 }
 """Solvers by the names that the command line uses."""
 
