@@ -50,8 +50,15 @@ class PredictorCorrector:
     order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        require(
+            hasattr(self.predictor, "step"),
+            f"predictor is {self.predictor!r}; give a solver such as ReverseDiffusion()",
+        )
         require(self.snr >= 0, f"snr is {self.snr}; it must be at least 0, such as 0.16")
-        require(self.n_steps >= 0, f"n_steps is {self.n_steps}; it must be at least 0, which corrects nothing")
+        require(
+            isinstance(self.n_steps, int) and self.n_steps >= 0,
+            f"n_steps is {self.n_steps!r}; it must be an integer of at least 0, which corrects nothing",
+        )
 
     def step(self, denoise: Denoiser, x: Tensor, move: Move, state: None, noise: Noise) -> Step:
         """Carry ``x`` [B, C, H, W] down one move; UserError if it goes up, or where alpha_bar is 0."""

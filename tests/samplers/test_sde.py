@@ -28,6 +28,7 @@ from steerdiff.samplers import (
     sde_level,
     sde_path,
     sde_scale,
+    sde_time,
 )
 
 from .mixture import TWO, two_sample_p
@@ -49,6 +50,27 @@ def test_marginals_solve_their_own_equations(sde: SDE, t: float) -> None:
     growth = 2 * pull * sde.std(t) ** 2 + sde.diffusion(t) ** 2
     assert slope_at(lambda s: sde.std(s) ** 2, t) == pytest.approx(growth, rel=1e-6)
     assert torch.equal(sde.drift(torch.full((2,), 3.0), t), torch.full((2,), 3.0) * pull)
+
+
+@each_sde
+def test_time_of_a_level_is_the_time_it_was_made_from(sde: SDE) -> None:
+    for t in (0.0 if isinstance(sde, VESDE) else 1e-5, *TIMES, 1.0):
+        assert sde_time(sde, sde_level(sde, t)) == pytest.approx(t, rel=1e-12)
+    with pytest.raises(UserError, match="the level t = -1 with alpha_bar 1 is none of"):
+        sde_time(sde, CLEAN)
+
+
+@each_sde
+def test_discrete_steps_add_up_to_the_marginal(sde: SDE) -> None:
+    """Forward through all levels, the discrete process has the diffusion's own signal and noise."""
+    times = np.linspace(1e-3, 1, 2000)
+    signal, variance = sde.signal(times[0]), sde.std(times[0]) ** 2
+    for there, t in zip(times, times[1:], strict=False):
+        kept, added = sde.discretize(t, there)
+        signal, variance = kept * signal, kept**2 * variance + added
+    exact = pytest.approx if isinstance(sde, SubVPSDE) else lambda value, rel: pytest.approx(value, rel=1e-9)
+    assert signal == exact(sde.signal(1.0), rel=0.02)  # sub-VP's is the step of Euler and Maruyama, of first order
+    assert variance == exact(sde.std(1.0) ** 2, rel=0.02)
 
 
 def test_vp_is_the_limit_of_the_linear_betas() -> None:
