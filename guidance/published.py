@@ -15,7 +15,7 @@ from steerdiff.models.bert_text import BertText
 from steerdiff.models.class_conditioned import ClassConditioned
 from steerdiff.models.class_context import ClassContext
 from steerdiff.models.published import PRESETS, PublishedModel
-from steerdiff.models.published.assembly import blank, parts
+from steerdiff.models.published.assembly import blank, parts, preset_name, reads_averaged
 from steerdiff.models.published.configs import published_model
 from steerdiff.models.published.layouts import recognise
 from steerdiff.models.tokenizers import WordPiece, read_vocab
@@ -65,12 +65,8 @@ def read_published(file: WeightFile, config: Any, place: Place, *, ema: bool | N
     """
     layout = recognise(file)
     model = published_model(config, file, layout)
-    name = config if isinstance(config, str) and config in PRESETS else None
-    if ema is None:
-        has_both = "unet" in layout.parts and layout.parts["unet"].ema is not None
-        ema = has_both and name is not None and bool(PRESETS[name].sampling.get("ema"))
-    found = parts(model, file, layout, ema=ema)
-    return _built(model, found, place, name, file.path)
+    found = parts(model, file, layout, ema=reads_averaged(config, layout, ema))
+    return _built(model, found, place, preset_name(config), file.path)
 
 
 def assembled(

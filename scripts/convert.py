@@ -25,7 +25,7 @@ class Convert:
     target: tyro.conf.Positional[Path]  #: the file or folder to write; a file is safetensors, whatever its name
     to: Literal["single-file", "folder", "steerdiff"] = "steerdiff"  #: how it is stored
     weights_config: str | None = None  #: preset (info --presets), flags or YAML of a source that needs it
-    ema: bool = False  #: of a file with two sets of weights, the averaged ones
+    ema: bool | None = None  #: of a file with two sets of weights, take the averaged; None as its authors do
     dtype: Literal["float32", "float16", "bfloat16"] | None = None  #: type of the numbers; None keeps it
     force: bool = False  #: replace what is at the target
 

@@ -23,10 +23,11 @@ from steerdiff.models.weights import KeyMap, Origin, WeightFile, identity, joine
 
 from .layouts import Layout, Part, unused
 from .part_names import diffusers_vae_keymap, hf_clip_keymap, hf_text_keymap
+from .presets import PRESETS
 from .spec import PublishedModel, TextConfigs
 from .unet_names import ddpm_keymap, diffusers_unet_keymap
 
-__all__ = ["FOLDER_PARTS", "blank", "keymap_of", "open_published", "parts"]
+__all__ = ["FOLDER_PARTS", "blank", "keymap_of", "open_published", "parts", "preset_name", "reads_averaged"]
 
 #: Subfolders of diffusers that hold weights read here.
 FOLDER_PARTS = ("unet", "vae", "text_encoder")
@@ -65,6 +66,19 @@ def open_published(path: str | os.PathLike[str]) -> WeightFile:
             f"the folder {path} {what}; give a file, or a folder of diffusers with unet/, vae/, text_encoder/"
         )
     return open_weights(named)
+
+
+def preset_name(config: Any) -> str | None:
+    """Return the preset that a configuration names, or None."""
+    return config if isinstance(config, str) and config in PRESETS else None
+
+
+def reads_averaged(config: Any, layout: Layout, ema: bool | None) -> bool:
+    """Return whether to read averaged weights: as asked, or as the authors of a preset do where the file has both."""
+    if ema is not None:
+        return ema
+    name, has_both = preset_name(config), "unet" in layout.parts and layout.parts["unet"].ema is not None
+    return has_both and name is not None and bool(PRESETS[name].sampling.get("ema"))
 
 
 def parts(

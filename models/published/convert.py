@@ -30,11 +30,11 @@ from steerdiff.models.weights import (
     write_safetensors,
 )
 
-from .assembly import blank, keymap_of, open_published, parts
+from .assembly import blank, keymap_of, open_published, parts, preset_name, reads_averaged
 from .configs import published_model
 from .folder_files import check_folder, write_text_files
 from .guess import MEANING_KEY
-from .layouts import OWN_KIND, Layout, Names, Part, recognise
+from .layouts import OWN_KIND, Layout, Names, Part, own_header, recognise
 from .spec import PublishedModel
 
 __all__ = ["Form", "Target", "convert"]
@@ -61,7 +61,7 @@ def convert(
     target: Target | None = None,
     *,
     config: Any = None,
-    ema: bool = False,
+    ema: bool | None = None,
 ) -> PublishedModel:
     """Store a published model in another way, reading and writing one tensor after another.
 
@@ -73,7 +73,7 @@ def convert(
         path: The file or folder to write.
         target: How; None is steerdiff's own format.
         config: What the source is, as for `published_model`, where it does not say so.
-        ema: Take the averaged weights where a file holds both.
+        ema: Take the averaged weights where a file holds both; None is what the authors of a preset sample with.
 
     Returns:
         What was written.
@@ -89,16 +89,18 @@ def convert(
     file = open_published(source)
     layout = recognise(file)
     model = published_model(config, file, layout)
-    sources = parts(model, file, layout, ema=ema)
+    averaged = reads_averaged(config, layout, ema)
+    sources = parts(model, file, layout, ema=averaged)
     for module, keymap, view in sources.values():
         check_fit(module.state_dict(), view, keymap, source=str(source))
     stored = _stored(model, target.to)
-    _warn(model, stored, layout, target, ema=ema)
+    _warn(model, stored, layout, target, ema=averaged)
     groups = {name: _groups(stored, name, sources[name], target) for name in sources}
     if target.to == "folder":
         _write_folder(path, stored, groups)
     else:
-        _write_file(path, stored, target.to, groups)
+        name = preset_name(config) or (own_header(file) or {}).get("preset")
+        _write_file(path, stored, target.to, groups, name)
     return stored
 
 
@@ -185,11 +187,13 @@ def _make(view: WeightFile, origin: Origin, place: Origin, shape: tuple[int, ...
     return list(place.backward(read_ours(view, origin, shape).to(dtype)))
 
 
-def _write_file(path: Path, model: PublishedModel, to: Form, groups: Mapping[str, Sequence[Group]]) -> None:
+def _write_file(
+    path: Path, model: PublishedModel, to: Form, groups: Mapping[str, Sequence[Group]], preset: str | None
+) -> None:
     require(not path.is_dir(), f"{path} is a folder; give the name of a file")
     metadata = {"format": "pt"}
     if to == "steerdiff":
-        header = {"format": FORMAT, "kind": OWN_KIND, "model": model.to_dict()}
+        header = {"format": FORMAT, "kind": OWN_KIND, "model": model.to_dict(), "preset": preset}
         metadata["steerdiff"] = json.dumps(header, sort_keys=True)
     elif model.family == "latent" and model.parameterization != "x0":
         metadata[MEANING_KEY] = {"eps": "epsilon", "v": "v"}[model.parameterization]

@@ -17,7 +17,7 @@ from steerdiff.guidance import Model
 from steerdiff.guidance.loading import load_classifier, load_model
 from steerdiff.guidance.noisy_classifier import NoisyClassifier
 from steerdiff.methods import ILVR, DDIMInversion, RePaint, SDEdit
-from steerdiff.samplers import Noise
+from steerdiff.samplers import DDIM, Noise
 
 from .. import published_files as files
 from .toys import half_mask, pictures
@@ -241,3 +241,42 @@ def test_a_file_that_leaves_something_open_asks_for_it(tmp_path: Path) -> None:
         steerdiff.load(tmp_path / "adm.pt", "adm-265")
     with pytest.raises(UserError, match="is no noisy classifier"):
         load_classifier(tmp_path / "adm.pt", files.tiny_adm())
+
+
+def test_a_converted_file_keeps_what_its_preset_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steerdiff.models.published import PRESETS, Preset
+    from steerdiff.models.published.convert import convert
+
+    described = files.tiny_ldm("vq")
+    sampling = {"solver": "ddim", "eta": 1.0, "steps": 4, "guidance": 2.5, "ema": True}
+    preset = Preset(model=described, files=("tiny.ckpt",), description="", source="", sampling=sampling)
+    monkeypatch.setitem(PRESETS, "tiny-ldm", preset)
+    files.write_single_file(tmp_path / "tiny.ckpt", described, pickle=True, ema=True)
+    direct = load_model(tmp_path / "tiny.ckpt", "tiny-ldm")
+    assert (direct.sampling.solver, direct.sampling.steps, direct.sampling.guidance) == (DDIM(eta=1.0), 4, 2.5)
+    averaged = load_model(tmp_path / "tiny.ckpt", described, ema=True)
+    settings = {"steps": 2, "spacing": "leading", "solver": "ddim"}
+    assert torch.equal(direct.sample(**settings), averaged.sample(**settings))  # as its authors sample
+    with pytest.warns(UserWarning, match="the averaged ones are kept"):
+        convert(tmp_path / "tiny.ckpt", tmp_path / "own.safetensors", config="tiny-ldm")
+    own = load_model(tmp_path / "own.safetensors")
+    assert own.sampling == direct.sampling and own.name == "tiny-ldm"
+    assert torch.equal(own.sample(), direct.sample())
+
+
+def test_a_clip_is_loaded_as_the_class_of_open_clip(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from steerdiff.models.published import ClipConfig, PublishedModel
+    from steerdiff.models.published.assembly import blank
+
+    vision = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 100, "width": 32, "heads": 2, "layers": 1}
+    described = PublishedModel(family="clip", clip=ClipConfig(embed_dim=16, vision_cfg=vision, text_cfg=text))
+    shapes = {name: tensor.shape for name, tensor in blank(described, "clip").state_dict().items()}
+    tensors = {name: torch.full(shape, 0.01) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "clip.safetensors")
+    clip = steerdiff.load(tmp_path / "clip.safetensors", described)
+    assert clip.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16) and not clip.training
+    with pytest.raises(UserError, match="is a CLIP; give the weights of a diffusion model"):
+        load_model(tmp_path / "clip.safetensors", described)
