@@ -37,7 +37,7 @@ test: $(READY)  ## run all tests
 	$(PYTEST) -q -n $(JOBS)
 
 test-weights: $(READY)  ## checks of the published weights in the folder STEERDIFF_WEIGHTS; says which are absent
-	$(PYTEST) -q -rs tests/real_weights
+	$(PYTEST) -q tests/real_weights
 
 demo: $(READY)  ## draw and edit images with every method: out/demo/index.html
 	$(RUN) demo --out $(OUT)/demo

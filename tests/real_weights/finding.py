@@ -10,9 +10,9 @@ from torch import Tensor
 
 from steerdiff.io import load_image
 from steerdiff.models.published import PRESETS
-from steerdiff.train.scenes import EmojiScenes
+from steerdiff.train.scenes import EmojiScenes, Example
 
-__all__ = ["FOLDER", "find", "pictures"]
+__all__ = ["FOLDER", "find", "pictures", "present", "scenes"]
 
 FOLDER = Path(os.environ["STEERDIFF_WEIGHTS"]) if os.environ.get("STEERDIFF_WEIGHTS") else None
 
@@ -35,12 +35,26 @@ def find(preset: str, folder: Path | None = FOLDER) -> Path | None:
     return next((path for path in sorted(folder.rglob("*")) if path.name in names and path.is_file()), None)
 
 
+def present(*families: str) -> list[str]:
+    """Return the presets of these families whose weights are there."""
+    return [name for name, preset in PRESETS.items() if preset.model.family in families and find(name) is not None]
+
+
+def scenes(count: int) -> list[Example]:
+    """Return emoji scenes of one object each, all objects different."""
+    found: dict[str, Example] = {}
+    made = EmojiScenes(seed=3, pairs=0.0)
+    for number in range(20 * count):
+        example = made[number]
+        found.setdefault(example.scene.items[0].object, example)
+    return list(found.values())[:count]
+
+
 def pictures(size: tuple[int, int], count: int = 2) -> Tensor:
     """Return images [count, 3, H, W] in [-1, 1]: those in the folder ``photos`` of FOLDER, else enlarged scenes."""
     photos = sorted((FOLDER / "photos").glob("*")) if FOLDER is not None and (FOLDER / "photos").is_dir() else []
     if photos:
         return torch.cat([load_image(path, size) for path in photos[:count]])
-    scenes = EmojiScenes(seed=3)
-    small = torch.stack([scenes[i].image for i in range(count)])
+    small = torch.stack([example.image for example in scenes(count)])
     large = torch.nn.functional.interpolate(small, size=size, mode="bicubic", align_corners=False)
     return large.clamp(-1, 1)

@@ -20,10 +20,10 @@ from steerdiff.guidance import Model
 from steerdiff.guidance.noisy_classifier import NoisyClassifier
 from steerdiff.io import save_image
 from steerdiff.methods import DDIMInversion
-from steerdiff.models.published import PRESETS
+from steerdiff.models.clip import image_features, text_features, tokenize_for
 from steerdiff.samplers import Noise
 
-from .finding import FOLDER, find, pictures
+from .finding import FOLDER, find, pictures, present, scenes
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OUT = Path(os.environ.get("OUT", "out")) / "weights"
@@ -32,12 +32,9 @@ if FOLDER is None:
     pytest.skip("STEERDIFF_WEIGHTS names no folder with published weights", allow_module_level=True)
 
 
-@pytest.fixture(scope="module", params=[name for name, preset in PRESETS.items() if preset.model.family != "clip"])
+@pytest.fixture(scope="module", params=present("adm", "ddpm", "latent", "classifier"))
 def loaded(request: pytest.FixtureRequest) -> Any:
-    path = find(request.param)
-    if path is None:
-        pytest.skip(f"absent: {request.param} ({', '.join(PRESETS[request.param].files)})")
-    return steerdiff.load(path, request.param, device=DEVICE)
+    return steerdiff.load(find(request.param), request.param, device=DEVICE)
 
 
 def diffusion(loaded: Any) -> Model:
@@ -116,3 +113,15 @@ def test_a_classifier_has_an_opinion_and_a_gradient(loaded: Any) -> None:
     (gradient,) = torch.autograd.grad(logits.log_softmax(1)[:, 0].sum(), x)
     assert logits.shape == (len(x), loaded.num_classes) and float(logits.std()) > 0.5
     assert bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", present("clip"))
+def test_a_clip_finds_the_caption_of_a_picture(name: str) -> None:
+    clip = steerdiff.load(find(name), name, device=DEVICE)
+    examples = scenes(6)
+    images = torch.stack([example.image for example in examples]).to(DEVICE)
+    texts = [f"a picture of {example.caption}" for example in examples]
+    seen = image_features(clip, images)
+    said = text_features(clip, tokenize_for(clip, texts).to(DEVICE))
+    assert int(((seen @ said.T).argmax(1).cpu() == torch.arange(6)).sum()) >= 4  # one by chance
