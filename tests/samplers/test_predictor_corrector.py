@@ -326,7 +326,7 @@ def test_many_langevin_steps_reach_the_marginal_of_their_level() -> None:
 def test_inpainting_by_the_published_rule_reaches_the_conditional_of_a_correlated_gaussian() -> None:
     """Pairs of pixels with correlation 0.8, the left one known: the right has mean 0.8 left, variance (1 - 0.64) s^2.
 
-    The published rule alone is biased, since the right pixel hears of the left late; Langevin steps cure it.
+    The published rule alone is biased, since the right pixel hears of the left late; Langevin steps repair most of it.
     """
     correlation, std, side, left = 0.8, 0.5, 48, 0.6
     eps = paired_eps(SCHEDULE, correlation, std)
