@@ -35,7 +35,7 @@ class AttentionEdit:
     """Prompt-to-Prompt as data: for pairs of batch rows, how a target row's attention follows its source row.
 
     Cross-attention of target row e becomes, with P the probabilities after the softmax,
-    ``P' = equalizer * (gate * (blend * (P_source @ mapper) + (1 - blend) * P_target) + (1 - gate) * P_target)``;
+    ``P' = gate * equalizer * (blend * (P_source @ mapper) + (1 - blend) * P_target) + (1 - gate) * P_target``;
     self-attention uses the source's queries and keys with the target's own values, so no map over cells is formed.
 
     Source: Hertz et al. 2022, section 3.2, eq. for replacement, refinement and re-weighting.
@@ -66,10 +66,12 @@ class AttentionEdit:
         if self.blend is not None:
             blend = self.blend.to(source)[:, None, None]
             mapped = blend * mapped + (1 - blend) * target
-        if self.gate is not None:
-            gate = self.gate.to(source)[:, None, None]
-            mapped = gate * mapped + (1 - gate) * target
-        return mapped if self.equalizer is None else mapped * self.equalizer.to(source)[:, None, None]
+        if self.equalizer is not None:
+            mapped = mapped * self.equalizer.to(source)[:, None, None]
+        if self.gate is None:
+            return mapped
+        gate = self.gate.to(source)[:, None, None]
+        return gate * mapped + (1 - gate) * target
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,8 @@ from steerdiff.samplers import (
     DiffusersInverse,
     DiffusersTimes,
     Level,
+    NetworkDenoiser,
+    NoiseSchedule,
     Path,
     Prediction,
     Recorder,
@@ -23,7 +25,7 @@ from steerdiff.samplers import (
     integrate,
 )
 
-from ..helpers import golden_files, load_golden
+from ..helpers import eps_fn, golden_files, load_golden
 from .diffusers import denoiser_of, rounded_schedule, scheduler_of
 from .replay import Replay, assert_close
 
@@ -140,3 +142,18 @@ def test_a_scheduler_or_an_option_that_is_unknown_fails_loudly() -> None:
 def test_golden_cases_of_diffusers_are_there() -> None:
     assert len(cases()) >= 34
     assert golden_files("diffusers/inverse_*")
+
+
+@pytest.mark.parametrize("file", golden_files("p2p/ddim_inversion_*"), ids=lambda file: file.stem)
+def test_the_inversion_of_null_text_is_that_of_diffusers_without_offset(file: File) -> None:
+    arrays, meta = load_golden(file)
+    schedule = NoiseSchedule.scaled_linear()
+    up = DiffusersInverse(offset=0)(schedule, meta["num_inference_steps"])
+    assert [move.here.t for move in up] == [float(reached) for _, reached in arrays["pairs"]]
+    kept: list[Tensor] = []
+    x = torch.from_numpy(arrays["in.x"]).double()
+    denoise = NetworkDenoiser(network=eps_fn)
+    integrate(denoise, DDIM(), up, x, callback=lambda record: kept.append(record.step.x))
+    expected = torch.from_numpy(arrays["out.up"]).double()
+    assert float((torch.stack(kept) - expected).abs().max() / expected.abs().max()) <= 2e-6  # theirs is in float32
+    assert golden_files("p2p/ddim_inversion_*")
