@@ -37,6 +37,8 @@ test: $(READY)  ## run all tests
 	$(PYTEST) -q -n $(JOBS)
 
 test-weights: $(READY)  ## checks of the published weights in the folder STEERDIFF_WEIGHTS; says which are absent
+	@test -d "$(STEERDIFF_WEIGHTS)" || { \
+		echo "set STEERDIFF_WEIGHTS to a folder with published weights; docs/weights.md says how it is searched" >&2; exit 2; }
 	$(PYTEST) -q tests/real_weights
 
 demo: $(READY)  ## draw and edit images with every method: out/demo/index.html

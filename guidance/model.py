@@ -369,7 +369,7 @@ class Model:
 
     def _labels(self, y: int | Sequence[int] | Tensor | None) -> Tensor | None:
         if y is None:
-            require(self.num_classes is None, f"{self.name} needs class labels; give y in [0, {self.num_classes})")
+            require(self.num_classes is None, f"{self.name} needs class labels; give y (--label) in [0, {self.num_classes})")
             return None
         require(self.num_classes is not None, f"{self.name} has no class labels; leave y out")
         labels = torch.as_tensor(y, device=self.device).reshape(-1).long()

@@ -147,7 +147,7 @@ def test_class_labels_are_checked_and_passed_on() -> None:
     both = model.sample(y=[2, 7], n=2, steps=3, solver="ddim")
     assert both.shape == (4, 3, 4, 4)
     torch.testing.assert_close(both[2:3], model.sample(y=7, steps=3, solver="ddim", seed=2))
-    with pytest.raises(UserError, match=r"labelled needs class labels; give y in \[0, 10\)"):
+    with pytest.raises(UserError, match=r"labelled needs class labels; give y \(--label\) in \[0, 10\)"):
         model.sample(steps=3)
     with pytest.raises(UserError, match=r"y is \[10\]; labels must be in \[0, 10\)"):
         model.sample(y=10, steps=3)
