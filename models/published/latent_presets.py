@@ -210,7 +210,7 @@ _LDM: dict[str, Preset] = {
         ("model.ckpt of text2img-large",),
         "text to image, 256 pixels, latent diffusion with KL-f8 and its own text transformer",
         "https://ommer-lab.com/files/latent-diffusion/nitro/txt2img-f8-large/model.ckpt; CompVis/latent-diffusion",
-        sampling={"solver": "plms", "steps": 50, "guidance": 5.0},
+        sampling={"solver": "ddim", "steps": 50, "guidance": 5.0},
     ),
     "ldm-cin256-v2": _preset(
         _CIN,

@@ -179,10 +179,10 @@ _IMPROVED: dict[str, Preset] = {
 }
 
 
-def _p2(file: str, what: str, source: str = "github.com/jychoi118/P2-weighting") -> Preset:
+def _p2(what: str, *files: str, source: str = "github.com/jychoi118/P2-weighting") -> Preset:
     return Preset(
         model=from_flags(parse_command_line(_P2)),
-        files=(file,),
+        files=files,
         description=f"{what}, 256 x 256 pixels",
         source=source,
         sampling=_RESPACED,
@@ -191,14 +191,14 @@ def _p2(file: str, what: str, source: str = "github.com/jychoi118/P2-weighting")
 
 _ILVR = "github.com/jychoi118/ilvr_adm"
 _DESCENDANTS: dict[str, Preset] = {
-    "ilvr-ffhq": _p2("ffhq_10m.pt", "faces (FFHQ) of ILVR", _ILVR),
-    "ilvr-afhq-dog": _p2("afhq_dog_4m.pt", "dogs (AFHQ) of ILVR", _ILVR),
-    "p2-ffhq": _p2("ffhq_p2.pt", "faces (FFHQ) of P2 weighting"),
-    "p2-celebahq": _p2("celebahq_p2.pt", "faces (CelebA-HQ) of P2 weighting"),
-    "p2-cub": _p2("cub_p2.pt", "birds (CUB) of P2 weighting"),
-    "p2-afhq-dog": _p2("afhqdog_p2.pt", "dogs (AFHQ) of P2 weighting"),
-    "p2-flowers": _p2("flower_p2.pt", "flowers (Oxford) of P2 weighting"),
-    "p2-metfaces": _p2("metface_p2.pt", "painted faces (MetFaces) of P2 weighting"),
+    "ilvr-ffhq": _p2("faces (FFHQ) of ILVR", "ffhq_10m.pt", source=_ILVR),
+    "ilvr-afhq-dog": _p2("dogs (AFHQ) of ILVR", "afhq_dog_4m.pt", source=_ILVR),
+    "p2-ffhq": _p2("faces (FFHQ) of P2 weighting", "ffhq_p2.pt", "ffhq_baseline.pt"),
+    "p2-celebahq": _p2("faces (CelebA-HQ) of P2 weighting", "celebahq_p2.pt"),
+    "p2-cub": _p2("birds (CUB) of P2 weighting", "cub_p2.pt", "cub_baseline.pt"),
+    "p2-afhq-dog": _p2("dogs (AFHQ) of P2 weighting", "afhq_p2.pt", "afhqdog_p2.pt", "afhq_baseline.pt"),
+    "p2-flowers": _p2("flowers (Oxford) of P2 weighting", "flower_p2.pt", "flower_baseline.pt"),
+    "p2-metfaces": _p2("painted faces (MetFaces) of P2 weighting", "metface_p2.pt", "metface_baseline.pt"),
     **{
         name: Preset(
             model=from_flags(parse_command_line(f"{_ADM_256} --image_size 256 --class_cond False")),
