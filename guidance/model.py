@@ -30,7 +30,7 @@ from .checks import check_image, check_mask
 from .classifier import ClassifierGuidance
 from .classifier_free import ClassifierFree, Condition, Conditioned, Network
 from .extra_inputs import ExtraInput, cells_of
-from .noisy_classifier import Classifier, hash_of
+from .noisy_classifier import Classifier, hash_of, targets_of
 from .prompts import Prompt, TextEncoder
 from .settings import Sampling, Spacing, solver_of, spaced_path
 
@@ -69,8 +69,7 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check the parameterisation."""
-        known = get_args(Parameterization)
-        given = self.parameterization
+        given, known = self.parameterization, get_args(Parameterization)
         require(given in known, f"parameterization is {given!r}; known are {', '.join(known)}")
 
     @functools.cached_property
@@ -81,14 +80,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the network is; a network without parameters runs on the CPU."""
-        parameter = self._parameter()
-        return torch.device("cpu") if parameter is None else parameter.device
+        return torch.device("cpu") if (parameter := self._parameter()) is None else parameter.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of the network's weights. States stay in float32 or more; only the network runs in less."""
-        parameter = self._parameter()
-        return torch.float32 if parameter is None else parameter.dtype
+        return torch.float32 if (parameter := self._parameter()) is None else parameter.dtype
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,6 +108,13 @@ class Model:
         require(fits, f"the size is {height} x {width}; {self.name} needs multiples of {divisor}")
         return replace(self, image_size=(height, width))
 
+    def tiled(self, tile: int) -> Model:
+        """Return the same model with a first stage that works in tiles of ``tile`` pixels; UserError without one."""
+        require(
+            self.autoencoder is not None, f"{self.name} has no first stage to work in tiles; leave tile out"
+        )
+        return replace(self, tile=tile)
+
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """Check an image and return the state it stands for, on the model's device.
 
@@ -129,11 +133,11 @@ class Model:
         image = image.to(self.device)
         if stage is None:
             return image
-        weight = next(stage.parameters())
-        eps = None if noise is None else noise().to(weight.dtype)
+        dtype = next(stage.parameters()).dtype
+        eps = None if noise is None else noise().to(dtype)
         with torch.no_grad():
             latents = [
-                stage.latents(part.to(weight.dtype), None if eps is None else eps[k : k + 1], tile=self.tile)
+                stage.latents(part.to(dtype), None if eps is None else eps[k : k + 1], tile=self.tile)
                 for k, part in enumerate(torch.split(image, 1))
             ]
         return torch.cat(latents).to(torch.promote_types(image.dtype, torch.float32))
@@ -143,9 +147,9 @@ class Model:
         stage = self.autoencoder
         if stage is None:
             return x
-        weight = next(stage.parameters())
+        dtype = next(stage.parameters()).dtype
         with torch.no_grad():
-            images = [stage.images(part.to(weight.dtype), tile=self.tile) for part in torch.split(x, 1)]
+            images = [stage.images(part.to(dtype), tile=self.tile) for part in torch.split(x, 1)]
         return torch.cat(images).to(x.dtype).clamp(-1, 1)
 
     def fit_mask(self, mask: Tensor) -> Tensor:
@@ -335,7 +339,7 @@ class Model:
         chosen = solver_of(self.sampling.solver if solver is None else solver)
         own = y if self.num_classes is not None or classifier is None else None
         cond, uncond = self.branches(prompt, negative, y=own, extra=extra)
-        targets = Condition() if classifier is None else Condition(y=self._targets(classifier, y))
+        targets = Condition() if classifier is None else Condition(y=targets_of(classifier, y, self))
         seeds = resolve_seeds(seed, max(cond.rows, targets.rows) * n)
         guidance = 1.0 if uncond is cond else guidance
         cond, uncond, targets = cond.repeat(n), uncond.repeat(n), targets.repeat(n)
@@ -369,20 +373,15 @@ class Model:
 
     def _labels(self, y: int | Sequence[int] | Tensor | None) -> Tensor | None:
         if y is None:
-            require(self.num_classes is None, f"{self.name} needs class labels; give y (--label) in [0, {self.num_classes})")
+            require(
+                self.num_classes is None, f"{self.name} needs class labels; give y (--label) in [0, {self.num_classes})"
+            )
             return None
         require(self.num_classes is not None, f"{self.name} has no class labels; leave y out")
         labels = torch.as_tensor(y, device=self.device).reshape(-1).long()
         inside = bool(((labels >= 0) & (labels < (self.num_classes or 0))).all())
         require(inside, f"y is {labels.tolist()}; labels must be in [0, {self.num_classes})")
         return labels
-
-    def _targets(self, classifier: Classifier, y: int | Sequence[int] | None) -> Tensor:
-        require(y is not None, "a classifier pulls towards a label; give y")
-        side = getattr(classifier, "image_size", None)
-        fits = side is None or (self.factor == 1 and self.size == (side, side))
-        require(fits, f"the classifier sees images of {side} pixels; {self.name} draws {self._shape(1)[1:]}")
-        return torch.as_tensor(y, device=self.device).reshape(-1).long()
 
     def _parameter(self) -> nn.Parameter | None:
         module = self.network

@@ -7,13 +7,18 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from steerdiff.errors import require
 from steerdiff.models.checkpoint import file_hash
 
-__all__ = ["Classifier", "NoisyClassifier", "hash_of"]
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = ["Classifier", "NoisyClassifier", "hash_of", "targets_of"]
 
 #: ``classifier(x [B, C, H, W], t [B]) -> logits [B, classes]``
 Classifier = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +44,21 @@ class NoisyClassifier:
         weight = next(self.network.parameters())
         logits: Tensor = self.network(x.to(weight.dtype), t)
         return logits.to(torch.float32)
+
+
+def targets_of(classifier: Classifier, y: int | Sequence[int] | None, model: Model) -> Tensor:
+    """Return the labels [B] that a classifier pulls images of ``model`` towards.
+
+    Raises:
+        UserError: There are none, or the classifier is known to see images of another size.
+    """
+    require(y is not None, "a classifier pulls towards a label; give y")
+    if isinstance(classifier, NoisyClassifier):
+        side = classifier.image_size
+        seen = model.factor == 1 and model.size == (side, side)
+        drawn = f"{model.size[0]} x {model.size[1]}" if model.factor == 1 else "latents of them"
+        require(seen, f"the classifier sees images of {side} x {side} pixels; {model.name} draws {drawn}")
+    return torch.as_tensor(y, device=model.device).reshape(-1).long()
 
 
 def hash_of(files: Sequence[Path]) -> str | None:

@@ -24,6 +24,8 @@ class ModelFlags:
     weights: str = "emoji64"  #: name of shipped weights, or the path of a file or folder
     weights_config: str | None = None  #: preset (info --presets), flags or YAML of weights that need it
     ema: bool | None = None  #: of a file with two sets of weights, take the averaged; None as its authors do
+    size: tuple[int, int] | None = None  #: height and width, for a model that can draw other sizes than its own
+    tile: int | None = None  #: side in pixels of the tiles in which a first stage works, for large images
     device: str = "auto"  #: cpu, cuda, cuda:1, ...; auto takes CUDA if there is one
     precision: Precision = "float32"  #: floating type of the network
     threads: int | None = None  #: CPU threads; None leaves it to PyTorch
@@ -41,9 +43,11 @@ class ModelFlags:
         if self.threads is not None:
             require(self.threads >= 1, f"threads is {self.threads}; it must be at least 1")
             torch.set_num_threads(self.threads)
-        return load_model(
+        model = load_model(
             self.weights, self.weights_config, ema=self.ema, device=self.place(), dtype=getattr(torch, self.precision)
         )
+        model = model if self.size is None else model.resized(*self.size)
+        return model if self.tile is None else model.tiled(self.tile)
 
     def place(self) -> str:
         """Return the device's name, "auto" decided.

@@ -70,7 +70,6 @@ class Sample(ModelFlags):
     seed: int | tuple[int, ...] = 0  #: image k uses seed + k; or one seed for each image
     solver: str | None = None  #: ddpm, ddim, dpm++2m, ...; ddim:eta=0.5 sets a field
     spacing: Spacing | None = None  #: how the steps are spread over the noise levels
-    size: tuple[int, int] | None = None  #: height and width, for a model that can draw other sizes than its own
     image: Path | None = None  #: the picture, for an inpainting model or an upsampler as the model
     mask: Path | None = None  #: white where an inpainting model fills the picture
     classifier: str | None = None  #: a noisy classifier that pulls towards the label
@@ -105,7 +104,7 @@ def sample_with(options: Sample, model: Model) -> list[Path]:
     """Draw the images, save them as they are ready, each with its settings, and return their paths."""
     from steerdiff.samplers import resolve_seeds
 
-    model, options = _settled(options, model)
+    options = _settled(options, model)
     parts = Parts.of(options, model)
     rows = [prompt for prompt in options.prompts or ("",) for _ in range(options.n)]
     seeds = resolve_seeds(options.seed, len(rows))
@@ -123,22 +122,21 @@ def sample_with(options: Sample, model: Model) -> list[Path]:
 def replay(settings: Mapping[str, Any], model: Model, pictures: Mapping[str, Tensor]) -> Tensor:
     """Return the image [3, H, W] that the settings describe, computed with the same neighbours."""
     options = restore(Sample, settings["options"], "the stored settings")
-    model, options = _settled(options, model)
+    options = _settled(options, model)
     parts = Parts.of(options, model, Inputs(images=pictures))
     parts.compare(settings)
     return _draw(model, parts, options, Batch(**settings["batch"]), progress=None)[settings["index"]]
 
 
-def _settled(options: Sample, model: Model) -> tuple[Model, Sample]:
-    """Return the model at the size asked for, and the options with the model's own in the place of None."""
-    model = model if options.size is None else model.resized(*options.size)
+def _settled(options: Sample, model: Model) -> Sample:
+    """Return the options with the model's own in the place of None."""
     from .solver_text import solver_to_text
 
     given = {name: getattr(options, name) for name in ("steps", "guidance", "solver", "spacing", "classifier_scale")}
     settled = model.sampling.or_given(**given)
     if not isinstance(settled["solver"], str):
         settled["solver"] = solver_to_text(settled["solver"])
-    return model, dataclasses.replace(options, **settled)
+    return dataclasses.replace(options, **settled)
 
 
 def _draw(model: Model, parts: Parts, options: Sample, batch: Batch, progress: str | None) -> Tensor:

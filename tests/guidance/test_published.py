@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def test_a_classifier_guides_any_model_towards_a_label(tmp_path: Path, models: d
     assert not torch.equal(pulled, plain)
     one = adm.sample(**{**settings, "n": 1}, classifier_scale=50.0, seed=1)
     torch.testing.assert_close(pulled[1:], one, rtol=0, atol=1e-3)
-    with pytest.raises(UserError, match="the classifier sees images of 32 pixels; sd1 draws"):
+    with pytest.raises(UserError, match="the classifier sees images of 32 x 32 pixels; sd1 draws latents"):
         models["sd1"].sample(steps=3, y=7, classifier=classifier)
     with pytest.raises(UserError, match="a classifier pulls towards a label; give y"):
         adm.sample(steps=3, classifier=classifier)
@@ -206,8 +205,10 @@ def test_tiles_change_the_way_and_hardly_the_picture(models: dict[str, Model]) -
     model = models["ldm-vq"]
     wide = model.resized(SIZE, 2 * SIZE)
     whole = wide.encode(pictures(1, 2 * SIZE)[:, :, :SIZE])
-    tiled = dataclasses.replace(wide, tile=128)
+    tiled = wide.tiled(128)
     assert torch.equal(tiled.encode(pictures(1, 2 * SIZE)[:, :, :SIZE]), whole)  # one tile covers it
+    with pytest.raises(UserError, match="has no first stage to work in tiles"):
+        models["adm"].tiled(128)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
