@@ -30,7 +30,7 @@ class ILVR:
     (``reference_level="official"``), as its author says; the paper has the level of the sample.
     """
 
-    downsample: int = 32  #: N, factor of the low-pass; must divide the image's size and leave 2 pixels of it
+    downsample: int = 32  #: N, factor of the low-pass; must divide the size of the state and leave 2 cells of it
     range_t: int = 20  #: the last so many steps, and the very last, are free; counted on the respaced path
     steps: int | str = "100"  #: respaced times, or guided-diffusion's string for them
     kernel: Kernel = "cubic"  #: of the low-pass; the official code resizes as Matlab's bicubic does

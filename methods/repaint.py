@@ -72,7 +72,8 @@ class RePaint:
             progress: Label of a progress bar; None shows none.
 
         Returns:
-            Images [B, C, H, W] in [-1, 1], equal to ``image`` where ``mask`` is 0 (with ``merge="paper"``).
+            Images [B, C, H, W] in [-1, 1], equal to ``image`` where ``mask`` is 0 (with ``merge="paper"``; of a latent
+            model the latents are equal, the pixels as far as its first stage is exact).
 
         Raises:
             UserError: An image, a mask or a prompt that the model cannot take, or a path too short for one jump.

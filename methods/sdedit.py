@@ -68,7 +68,8 @@ class SDEdit:
             progress: Label of the progress bars, one a repeat; None shows none.
 
         Returns:
-            Images [B, C, H, W], equal to ``image`` where ``mask`` is 0; about in [-1, 1] unless ``clip`` says exactly.
+            Images [B, C, H, W], equal to ``image`` where ``mask`` is 0 (of a latent model the latents are); about in
+            [-1, 1] unless ``clip`` says exactly.
 
         Raises:
             UserError: An image, a mask or a prompt that the model cannot take.
