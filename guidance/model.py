@@ -110,9 +110,7 @@ class Model:
 
     def tiled(self, tile: int) -> Model:
         """Return the same model with a first stage that works in tiles of ``tile`` pixels; UserError without one."""
-        require(
-            self.autoencoder is not None, f"{self.name} has no first stage to work in tiles; leave tile out"
-        )
+        require(self.autoencoder is not None, f"{self.name} has no first stage to work in tiles; leave tile out")
         return replace(self, tile=tile)
 
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
