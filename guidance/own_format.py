@@ -53,7 +53,7 @@ def _bundle(file: WeightFile, header: Mapping[str, Any], place: Place) -> Model:
         )
     fill(network, file, source=f"'{file.path}'", dtype=place.dtype, device=place.device)
     network.eval().requires_grad_(False)
-    return Model(
+    model = Model(
         network=network.unet if isinstance(network, TextToImage) else network,
         text=network.text if isinstance(network, TextToImage) else None,
         schedule=NoiseSchedule.from_dict(header["schedule"]),
@@ -66,6 +66,8 @@ def _bundle(file: WeightFile, header: Mapping[str, Any], place: Place) -> Model:
         name=header.get("name", file.path.stem),
         files=(file.path,),
     )
+    _ = model.weights_hash  # taken now: a training run may replace its file before an image is saved
+    return model
 
 
 def _published(file: WeightFile, header: Mapping[str, Any], place: Place) -> Any:

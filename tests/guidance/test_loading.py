@@ -157,3 +157,12 @@ def test_a_config_is_refused_where_the_file_has_its_own(weights: Path) -> None:
 def test_models_compare_by_identity() -> None:
     model = tiny_text_model()
     assert model == model and model != tiny_text_model()
+
+
+def test_the_hash_is_that_of_the_file_that_was_loaded(weights: Path) -> None:
+    from steerdiff.models.checkpoint import file_hash
+
+    then = file_hash(weights)
+    model = steerdiff.load(weights)
+    save_safetensors(weights, {name: tensor + 1 for name, tensor in tensors().items()}, header())
+    assert model.weights_hash == then != file_hash(weights)
