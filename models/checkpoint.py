@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
 
+from .weights.keymap import check_fit, identity
+from .weights.reader import WeightFile
 from .weights.safetensors_file import open_safetensors
 
 __all__ = ["FORMAT", "file_hash", "load_into", "read_header", "read_safetensors", "save_safetensors"]
@@ -82,22 +84,10 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
         source: Where they come from, for the error.
 
     Raises:
-        UserError: Keys are missing, left over or of another shape; the message names the first few of each.
+        UserError: Keys are missing, left over, of another shape or type; the message names a few of each.
     """
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    missing = [name for name in own if name not in tensors]
-    extra = [name for name in tensors if name not in own]
-    shapes = [
-        f"{name} is {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in own.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-        for what, names in (("missing", missing), ("left over", extra), ("of another shape", shapes))
-        if names
-    ]
-    require(not problems, f"{source} does not fit this architecture: {'; '.join(problems)}")
+    own = module.state_dict()
+    check_fit(own, WeightFile.of(tensors, source), identity(own), source=source)
     module.load_state_dict(dict(tensors))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from .published.assembly import blank, keymap_of
 from .published.layouts import Part, recognise
 from .published.spec import PublishedModel
 from .unet import UNet
-from .weights import Entry, WeightFile, fill
+from .weights import WeightFile, fill
 
 __all__ = ["load_state"]
 
@@ -54,8 +53,7 @@ def load_state(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     if name is None:
         load_into(network, state_dict, SOURCE)
         return
-    entries = {key: Entry(tuple(tensor.shape), tensor.dtype) for key, tensor in state_dict.items()}
-    file = WeightFile(Path(SOURCE), entries, state_dict.__getitem__)
+    file = WeightFile.of(state_dict, SOURCE)
     part = _part(file, name)
     config: Any = network.config
     model = PublishedModel(family="latent", **{name: config})

@@ -42,6 +42,12 @@ class WeightFile:
     metadata: Mapping[str, str] = field(default_factory=dict)  #: the text header of a safetensors file
     prefix: str = ""  #: what has been taken off the names
 
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], source: str) -> WeightFile:
+        """Return tensors in memory as if they were a file; ``source`` stands for its path in messages."""
+        entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        return WeightFile(Path(source), entries, tensors.__getitem__)
+
     def read(self, name: str) -> Tensor:
         """Return the tensor ``name`` on the CPU, in the dtype it is stored in; nothing else is read.
 
