@@ -11,7 +11,7 @@ from torch import nn
 from steerdiff.errors import require
 from steerdiff.models.checkpoint import read_header
 from steerdiff.models.config import UNetConfig, config_from_dict
-from steerdiff.models.published import PublishedModel
+from steerdiff.models.published.layouts import OWN_KIND
 from steerdiff.models.text import TextConfig
 from steerdiff.models.text_to_image import TextToImage
 from steerdiff.models.unet import UNet
@@ -19,12 +19,9 @@ from steerdiff.models.weights import WeightFile, fill
 from steerdiff.samplers import NoiseSchedule
 
 from .model import Model
-from .published import Place, assembled
+from .published import Place, read_published
 
 __all__ = ["KINDS", "read_own"]
-
-#: Tells what a part of a published model is called in a file of our own.
-PARTS = ("unet", "classifier", "autoencoder", "text", "clip")
 
 
 def read_own(file: WeightFile, place: Place) -> Any:
@@ -70,20 +67,9 @@ def _bundle(file: WeightFile, header: Mapping[str, Any], place: Place) -> Model:
     return model
 
 
-def _published(file: WeightFile, header: Mapping[str, Any], place: Place) -> Any:
-    """Return a published model that was converted: its parts have our names after the part's own."""
-    require("model" in header, f"the header of '{file.path}' lacks model; fetch or save the file again")
-    model = PublishedModel.from_dict(header["model"])
-    views = {name: file.under(f"{name}.") for name in PARTS if getattr(model, name) is not None}
-    known = tuple(f"{name}." for name in views)
-    extra = [name for name in file.entries if not name.startswith(known)]
-    require(not extra, f"'{file.path}' has tensors of no use, such as {', '.join(extra[:3])}; save it again")
-    return assembled(model, views, place, header.get("preset"), file.path)
-
-
 #: What a file of our own format may hold: the ``kind`` of its header.
 KINDS: dict[str, Callable[[WeightFile, Mapping[str, Any], Place], Any]] = {
     "text-to-image": _bundle,
     "unet": _bundle,
-    "published": _published,
+    OWN_KIND: lambda file, header, place: read_published(file, None, place),
 }

@@ -15,7 +15,7 @@ from steerdiff.models.bert_text import BertText
 from steerdiff.models.class_conditioned import ClassConditioned
 from steerdiff.models.class_context import ClassContext
 from steerdiff.models.published import PRESETS, PublishedModel
-from steerdiff.models.published.assembly import blank, parts, preset_name, reads_averaged
+from steerdiff.models.published.assembly import parts, preset_name, reads_averaged, weight_files
 from steerdiff.models.published.configs import published_model
 from steerdiff.models.published.layouts import recognise
 from steerdiff.models.tokenizers import WordPiece, read_vocab
@@ -28,7 +28,7 @@ from .model import Model
 from .noisy_classifier import NoisyClassifier
 from .settings import Sampling
 
-__all__ = ["Place", "assembled", "read_published"]
+__all__ = ["Place", "read_published"]
 
 #: How each family is sampled where no preset says it: ADM's and ermongroup's scripts, and CompVis'.
 _FAMILIES: dict[str, dict[str, Any]] = {
@@ -65,26 +65,22 @@ def read_published(file: WeightFile, config: Any, place: Place, *, ema: bool | N
     """
     layout = recognise(file)
     model = published_model(config, file, layout)
-    found = parts(model, file, layout, ema=reads_averaged(config, layout, ema))
-    return _built(model, found, place, preset_name(config), file.path)
+    found = parts(model, file, layout, ema=reads_averaged(config, file, layout, ema))
+    return _built(model, found, place, preset_name(config, file), file.path)
 
 
-def assembled(
-    model: PublishedModel, views: Mapping[str, WeightFile], place: Place, preset: str | None, path: Path
+def _built(
+    model: PublishedModel,
+    found: Mapping[str, tuple[nn.Module, KeyMap, WeightFile]],
+    place: Place,
+    preset: str | None,
+    path: Path,
 ) -> Any:
-    """Return the model whose parts lie in ``views`` under our names; arguments as `read_published` finds them."""
-    return _built(model, {name: (blank(model, name), None, view) for name, view in views.items()}, place, preset, path)
-
-
-_Found = Mapping[str, tuple[nn.Module, KeyMap | None, WeightFile]]
-
-
-def _built(model: PublishedModel, found: _Found, place: Place, preset: str | None, path: Path) -> Any:
     modules = {}
     for name, (module, keymap, view) in found.items():
         fill(module, view, keymap, source=f"the {name} of '{path}'", **place.of(name))
         modules[name] = module.eval().requires_grad_(False)
-    record: dict[str, Any] = {"name": preset or path.stem, "files": _files(path)}
+    record: dict[str, Any] = {"name": preset or path.stem, "files": weight_files(path)}
     if model.family == "clip":
         return modules["clip"]
     if model.classifier is not None:
@@ -92,13 +88,6 @@ def _built(model: PublishedModel, found: _Found, place: Place, preset: str | Non
         classes, size = shape.trunk.out_channels, shape.image_size
         return NoisyClassifier(network=modules["classifier"], num_classes=classes, image_size=size, **record)
     return _model(model, modules, path, sampling=_sampling(model, preset), **record)
-
-
-def _files(path: Path) -> tuple[Path, ...]:
-    """Return the files of weights, for the record; of a folder those that are read."""
-    if not path.is_dir():
-        return (path,)
-    return tuple(sorted(path.glob("*/*.safetensors"))) or tuple(sorted(path.glob("*/*.bin")))
 
 
 def _model(model: PublishedModel, modules: Mapping[str, nn.Module], path: Path, **more: Any) -> Model:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Info", "main"]
 
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """Say what is installed, and what a file of weights (or an image that steerdiff made) holds."""
@@ -84,11 +81,11 @@ def _weights(source: str) -> dict[str, Any]:
     from steerdiff.guidance.loading import locate
     from steerdiff.guidance.noisy_classifier import hash_of
     from steerdiff.models.checkpoint import read_header
-    from steerdiff.models.published.assembly import open_published
+    from steerdiff.models.published.assembly import open_published, weight_files
 
     path = locate(source)
     file = open_published(path)
-    files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if item.suffix in _WEIGHTS)
+    files = weight_files(file.path)
     split = ", ".join(f"{part} {count:,}" for part, count in _parts(file).items())
     own = "steerdiff" in file.metadata
     return {

@@ -21,13 +21,22 @@ from steerdiff.models.text_config import BertTextConfig, ClipTextConfig
 from steerdiff.models.unet import UNet
 from steerdiff.models.weights import KeyMap, Origin, WeightFile, identity, joined, open_weights
 
-from .layouts import Layout, Part, unused
+from .layouts import Layout, Part, own_header, unused
 from .part_names import diffusers_vae_keymap, hf_clip_keymap, hf_text_keymap
 from .presets import PRESETS
 from .spec import PublishedModel, TextConfigs
 from .unet_names import ddpm_keymap, diffusers_unet_keymap
 
-__all__ = ["FOLDER_PARTS", "blank", "keymap_of", "open_published", "parts", "preset_name", "reads_averaged"]
+__all__ = [
+    "FOLDER_PARTS",
+    "blank",
+    "keymap_of",
+    "open_published",
+    "parts",
+    "preset_name",
+    "reads_averaged",
+    "weight_files",
+]
 
 #: Subfolders of diffusers that hold weights read here.
 FOLDER_PARTS = ("unet", "vae", "text_encoder")
@@ -52,8 +61,7 @@ def open_published(path: str | os.PathLike[str]) -> WeightFile:
     path = Path(path)
     if not path.is_dir():
         return open_weights(path)
-    inside = {part: _weights_in(path / part) for part in FOLDER_PARTS if (path / part).is_dir()}
-    found = {f"{part}.": open_weights(file) for part, file in inside.items() if file is not None}
+    found = {f"{file.parent.name}.": open_weights(file) for file in weight_files(path)}
     if found:
         return dataclasses.replace(joined(found), path=path)
     named = _weights_in(path)
@@ -68,16 +76,25 @@ def open_published(path: str | os.PathLike[str]) -> WeightFile:
     return open_weights(named)
 
 
-def preset_name(config: Any) -> str | None:
-    """Return the preset that a configuration names, or None."""
-    return config if isinstance(config, str) and config in PRESETS else None
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that are read of ``path``: itself, or those of the parts of a folder of diffusers."""
+    if not path.is_dir():
+        return (path,)
+    inside = [_weights_in(path / part) for part in FOLDER_PARTS]
+    return tuple(file for file in inside if file is not None)
 
 
-def reads_averaged(config: Any, layout: Layout, ema: bool | None) -> bool:
+def preset_name(config: Any, file: WeightFile) -> str | None:
+    """Return the preset that a configuration names, or that a file of our own was converted with; None without."""
+    named = (own_header(file) or {}).get("preset") if config is None else config
+    return named if isinstance(named, str) and named in PRESETS else None
+
+
+def reads_averaged(config: Any, file: WeightFile, layout: Layout, ema: bool | None) -> bool:
     """Return whether to read averaged weights: as asked, or as the authors of a preset do where the file has both."""
     if ema is not None:
         return ema
-    name, has_both = preset_name(config), "unet" in layout.parts and layout.parts["unet"].ema is not None
+    name, has_both = preset_name(config, file), "unet" in layout.parts and layout.parts["unet"].ema is not None
     return has_both and name is not None and bool(PRESETS[name].sampling.get("ema"))
 
 

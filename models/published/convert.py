@@ -34,7 +34,7 @@ from .assembly import blank, keymap_of, open_published, parts, preset_name, read
 from .configs import published_model
 from .folder_files import check_folder, write_text_files
 from .guess import MEANING_KEY
-from .layouts import OWN_KIND, Layout, Names, Part, own_header, recognise
+from .layouts import OWN_KIND, Layout, Names, Part, recognise
 from .spec import PublishedModel
 
 __all__ = ["Form", "Target", "convert"]
@@ -89,7 +89,7 @@ def convert(
     file = open_published(source)
     layout = recognise(file)
     model = published_model(config, file, layout)
-    averaged = reads_averaged(config, layout, ema)
+    averaged = reads_averaged(config, file, layout, ema)
     sources = parts(model, file, layout, ema=averaged)
     for module, keymap, view in sources.values():
         check_fit(module.state_dict(), view, keymap, source=str(source))
@@ -99,8 +99,7 @@ def convert(
     if target.to == "folder":
         _write_folder(path, stored, groups)
     else:
-        name = preset_name(config) or (own_header(file) or {}).get("preset")
-        _write_file(path, stored, target.to, groups, name)
+        _write_file(path, stored, target.to, groups, preset_name(config, file))
     return stored
 
 

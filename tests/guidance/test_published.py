@@ -281,3 +281,28 @@ def test_a_clip_is_loaded_as_the_class_of_open_clip(tmp_path: Path) -> None:
     assert clip.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16) and not clip.training
     with pytest.raises(UserError, match="is a CLIP; give the weights of a diffusion model"):
         load_model(tmp_path / "clip.safetensors", described)
+
+
+def test_a_preset_that_is_not_known_here_leaves_the_defaults_of_the_family(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    from steerdiff.models.checkpoint import read_header
+    from steerdiff.models.published.convert import convert
+
+    files.write_adm(tmp_path / "adm.pt", files.tiny_adm())
+    convert(tmp_path / "adm.pt", tmp_path / "own.safetensors", config=files.tiny_adm())
+    for preset in ("of-a-later-version", ["adm-64"], {"adm-64": 1}):
+        header = json.dumps({**read_header(tmp_path / "own.safetensors"), "preset": preset})
+        save_file(load_file(tmp_path / "own.safetensors"), tmp_path / "odd.safetensors", metadata={"steerdiff": header})
+        model = load_model(tmp_path / "odd.safetensors")
+        assert (model.name, model.sampling.steps) == ("odd", 250)
+
+
+def test_the_record_of_a_folder_holds_the_files_that_are_read(tmp_path: Path) -> None:
+    files.write_folder(tmp_path / "sd", files.tiny_sd(1))
+    (tmp_path / "sd" / "safety_checker").mkdir()
+    (tmp_path / "sd" / "safety_checker" / "model.safetensors").write_bytes(b"not read")
+    names = [str(path.relative_to(tmp_path / "sd").parent) for path in load_model(tmp_path / "sd").files]
+    assert names == ["unet", "vae", "text_encoder"]
