@@ -1,67 +1,42 @@
-"""``steerdiff evaluate embedded``: how often samples of the embedded model show what their captions say."""
+"""``steerdiff evaluate WHAT``: measure models, edits and samples."""
 
 from __future__ import annotations
 
-import json
+import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from steerdiff.errors import require
 
-from .arguments import parse, plain
-from .runtime import ModelFlags, environment
 from .suggestions import closest
 
-__all__ = ["Embedded", "main"]
+__all__ = ["EVALUATIONS", "Evaluation", "main"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Embedded(ModelFlags):
-    """Measure the embedded model: draw fixed captions and count what a recogniser sees in them."""
+class Evaluation(NamedTuple):
+    """Where an evaluation lives and what it does."""
 
-    n: int = 512  #: samples of each part: seen combinations, held-out ones, two objects
-    steps: int = 25  #: moves of each sample
-    guidance: float = 3.0  #: strength of classifier-free guidance
-    seed: int = 0  #: decides captions and noise
-    batch: int = 32  #: images computed at once
-    recogniser: Path | None = None  #: weights of another recogniser than the shipped one
-    out: Path = Path("out/evaluate")  #: folder for embedded.json and embedded.md
+    module: str  #: with ``main(arguments, prog)``
+    help: str  #: one line
+
+
+#: What can be evaluated, by name. Only the module of the one that is called is imported.
+EVALUATIONS = {
+    "embedded": Evaluation("steerdiff.scripts.evaluation.embedded", "how often samples show what their captions say"),
+    "edits": Evaluation("steerdiff.scripts.evaluation.edits", "every method on the edits it claims, against the truth"),
+    "samples": Evaluation("steerdiff.scripts.evaluation.samples", "FID, KID, precision, CLIP score... of images"),
+    "claims": Evaluation("steerdiff.scripts.evaluation.claims", "which claims of the papers hold on this domain"),
+}
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Evaluate what the first argument names."""
+    """Evaluate what the first argument names; without one, list what there is."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: {prog} embedded [OPTIONS]\n\n  embedded  {(Embedded.__doc__ or '').strip()}")
+        lines = [f"  {name:<10}{evaluation.help}" for name, evaluation in EVALUATIONS.items()]
+        print("\n".join([f"usage: {prog} WHAT [OPTIONS]", "", *lines, "", f"{prog} WHAT --help shows its flags."]))
         return 0
     name, *rest = arguments
-    require(name == "embedded", f"there is nothing called {name!r} to evaluate; {closest(name, ['embedded'])}")
-    flags = parse(Embedded, rest, prog=f"{prog} {name}")
-    from steerdiff.io import atomic_write, ensure_writable
-    from steerdiff.train.evaluate import evaluate_embedded
-    from steerdiff.train.recogniser import load_recogniser
-
-    ensure_writable(flags.out)
-    recogniser = load_recogniser(flags.recogniser)
-    model = flags.load()
-    report = evaluate_embedded(
-        model,
-        flags.n,
-        steps=flags.steps,
-        guidance=flags.guidance,
-        seed=flags.seed,
-        batch=flags.batch,
-        recogniser=recogniser,
-        progress="evaluate",
-    )
-    facts = {
-        "options": plain(flags),
-        "model": {"name": model.name, "sha256": model.weights_hash},
-        "environment": environment(str(model.device)),
-        "report": report.to_dict(),
-    }
-    text, table = json.dumps(facts, indent=2) + "\n", report.markdown() + "\n"
-    atomic_write(flags.out / "embedded.json", lambda file: file.write(text.encode()))
-    atomic_write(flags.out / "embedded.md", lambda file: file.write(table.encode()))
-    print(table, end="")
-    return 0
+    require(name in EVALUATIONS, f"there is nothing called {name!r} to evaluate; {closest(name, EVALUATIONS)}")
+    module = importlib.import_module(EVALUATIONS[name].module)
+    code: int = module.main(rest, f"{prog} {name}")
+    return code

@@ -1,0 +1,3 @@
+"""``steerdiff ablate METHOD``: vary the settings of a method and measure each."""
+
+from __future__ import annotations

@@ -1,0 +1,135 @@
+"""A cell: one method with one setting on one task of the benchmark, for some cases and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerdiff.errors import require
+from steerdiff.guidance import Model
+from steerdiff.io import to_uint8
+from steerdiff.scripts.arguments import plain
+from steerdiff.scripts.suggestions import closest
+from steerdiff.train.benchmark import TASKS, Case, draw_cases
+
+from .contestants import RUNNERS
+
+__all__ = ["Cell", "Result", "call", "compute"]
+
+_SEED_STRIDE = 1000  # image of case c and seed s is drawn with s * 1000 + c
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is run; two cells that are equal give the same images."""
+
+    method: str  #: name in ``RUNNERS``
+    settings: Any  #: instance of the method's class
+    task: str  #: name in ``TASKS``
+    cases: int = 16  #: the first so many of the task, half of them of held-out combinations
+    seeds: tuple[int, ...] = (0, 1, 2)  #: each case is run with each of them
+    batch: int = 32  #: images computed together
+    case_seed: int = 0  #: another one draws other cases
+
+    def __post_init__(self) -> None:
+        """Check the names and the numbers."""
+        require(self.method in RUNNERS, f"there is no method {self.method!r}; {closest(self.method, RUNNERS)}")
+        require(self.task in TASKS, f"there is no task {self.task!r}; {closest(self.task, TASKS)}")
+        kind = RUNNERS[self.method]
+        require(
+            isinstance(self.settings, kind), f"settings is {self.settings!r}; {self.method} needs a {kind.__name__}"
+        )
+        limit = f"cases is {self.cases}; it must be from 1 to {_SEED_STRIDE}"
+        require(1 <= self.cases <= _SEED_STRIDE, limit)
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0 and min(self.seeds) >= 0
+        require(distinct, f"seeds are {self.seeds}; give one or more, all different, none negative")
+        require(self.batch >= 1, f"batch is {self.batch}; it must be at least 1")
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that determines the images, besides code, weights and machine; JSON-able."""
+        names = ("method", "task", "cases", "batch", "case_seed")
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "seeds": list(self.seeds), "settings": plain(self.settings)}
+
+    @property
+    def key(self) -> str:
+        """Hash of the identity, 20 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What a cell gave."""
+
+    images: Tensor  #: uint8 [cases, seeds, 3, H, W], as they would be saved
+    evaluations: float  #: images that went through the network for each result; both branches of guidance count
+    seconds: float  #: for each result, in its batch, on the machine that ran it
+
+
+def compute(cell: Cell, model: Model, progress: str | None = None) -> Result:
+    """Run a cell.
+
+    Args:
+        cell: What to run.
+        model: A model of emoji scenes, with text.
+        progress: Label of a progress bar; None is silent.
+
+    Raises:
+        UserError: The settings do not fit the model.
+    """
+    cases = draw_cases(cell.task, cell.cases, cell.case_seed)
+    jobs = [(case, seed) for case in cases for seed in cell.seeds]
+    parts: list[Tensor] = []
+    start = time.perf_counter()
+    with counted(model) as count:
+        for first in range(0, len(jobs), cell.batch):
+            some = jobs[first : first + cell.batch]
+            seeds = [seed * _SEED_STRIDE + case.number for case, seed in some]
+            parts.append(to_uint8(call(cell.settings, model, [case for case, _ in some], seeds, progress)))
+    seconds = (time.perf_counter() - start) / len(jobs)
+    flat = torch.cat(parts)
+    images = flat.reshape(len(cases), len(cell.seeds), *flat.shape[1:])
+    return Result(images=images, evaluations=count() / len(jobs), seconds=seconds)
+
+
+def call(method: Any, model: Model, cases: Sequence[Case], seeds: Sequence[int], progress: str | None = None) -> Tensor:
+    """Call a method on cases as its signature asks: with their masks, with one text or with two."""
+    taken = inspect.signature(method).parameters
+    arguments: dict[str, Any] = {"image": torch.stack([case.image for case in cases]).to(model.device)}
+    masks = [case.mask for case in cases if case.mask is not None]
+    if "mask" in taken and len(masks) == len(cases):
+        arguments["mask"] = torch.stack(masks).to(model.device)
+    required = "mask" in taken and taken["mask"].default is inspect.Parameter.empty
+    require(not required or "mask" in arguments, f"{type(method).__name__} needs a mask, which this task has not")
+    wanted = [case.target_text for case in cases]
+    if "target" in taken:
+        arguments |= {"prompt": [case.source_text for case in cases], "target": wanted}
+    else:
+        arguments["prompt"] = wanted
+    result: Tensor = method(model, **arguments, seed=list(seeds), progress=progress)
+    return result
+
+
+@contextmanager
+def counted(model: Model) -> Iterator[Any]:
+    """Give a function that says how many images have gone through the model's network inside the ``with``."""
+    seen = [0]
+
+    def count(module: Any, inputs: tuple[Any, ...]) -> None:
+        seen[0] += len(inputs[0])
+
+    network: Any = model.network
+    handle = network.register_forward_pre_hook(count)
+    try:
+        yield lambda: seen[0]
+    finally:
+        handle.remove()

@@ -1,0 +1,3 @@
+"""Results of cells on the disk."""
+
+from __future__ import annotations

@@ -1,0 +1,18 @@
+"""One entry for each paper: the tasks it claims, its settings on the benchmark, its recipe and its claims."""
+
+from __future__ import annotations
+
+from .adm import ADM
+from .classifier_free import CLASSIFIER_FREE
+from .ddim import DDIM_PAPER
+from .ilvr import ILVR_PAPER
+from .repaint import REPAINT_PAPER
+from .sdedit import SDEDIT_PAPER
+from .spec import Claim, Paper
+
+__all__ = ["PAPERS", "Claim", "Paper"]
+
+#: Every paper by the word that follows ``steerdiff reproduce``, in the order of the tables.
+PAPERS: dict[str, Paper] = {
+    paper.name: paper for paper in (DDIM_PAPER, CLASSIFIER_FREE, ADM, ILVR_PAPER, SDEDIT_PAPER, REPAINT_PAPER)
+}

@@ -1,0 +1,50 @@
+"""What an entry of a paper is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerdiff.errors import require
+
+__all__ = ["Claim", "Paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something a paper says, as a comparison of two settings of one method by one score."""
+
+    text: str  #: one line, in our words
+    source: str  #: where the paper says so
+    method: str  #: name of a method, as in ``RUNNERS``
+    task: str  #: of the benchmark
+    base: Any  #: settings that both sides share, an instance of the method's class
+    before: Mapping[str, Any]  #: fields of one side, by dotted path
+    after: Mapping[str, Any]  #: fields of the other side, the same ones
+    score: str  #: name in ``SCORES``
+    rises: bool  #: the paper says that the score is higher after; False: lower
+
+    def __post_init__(self) -> None:
+        """Check that both sides set the same fields."""
+        same = set(self.before) == set(self.after) and self.before != self.after
+        require(same, f"the claim {self.text!r} compares {dict(self.before)} with {dict(self.after)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """The entry of one paper."""
+
+    name: str  #: word after ``steerdiff reproduce``
+    title: str
+    authors: str
+    year: int
+    arxiv: str  #: number, such as 2108.02938
+    method: str | None = None  #: name in ``RUNNERS`` of what the benchmark runs; None: it has no entrant
+    tasks: tuple[str, ...] = ()  #: of the benchmark, those that the paper claims to do
+    published: Any = None  #: the published settings, translated to this model
+    translation: str = ""  #: what was translated, and how
+    tuned: Any = None  #: one setting for all tasks, tuned to this model
+    deterministic: bool = False  #: the result does not depend on the seed
+    claims: tuple[Claim, ...] = ()
+    ablations: tuple[str, ...] = field(default=())  #: files in ``scripts/ablations`` without their suffix
