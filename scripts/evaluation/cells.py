@@ -19,11 +19,12 @@ from steerdiff.guidance import Model
 from steerdiff.io import to_uint8
 from steerdiff.scripts.arguments import plain
 from steerdiff.scripts.suggestions import closest
-from steerdiff.train.benchmark import TASKS, Case, draw_cases
+from steerdiff.train.benchmark import TASKS, Case, Scores, draw_cases, score_edits
+from steerdiff.train.recogniser import Recogniser
 
 from .contestants import RUNNERS
 
-__all__ = ["Cell", "Result", "call", "compute"]
+__all__ = ["Cell", "Result", "call", "compute", "score"]
 
 _SEED_STRIDE = 1000  # image of case c and seed s is drawn with s * 1000 + c
 
