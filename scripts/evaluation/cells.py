@@ -102,6 +102,17 @@ def compute(cell: Cell, model: Model, progress: str | None = None) -> Result:
     return Result(images=images, evaluations=count() / len(jobs), seconds=seconds)
 
 
+def score(cell: Cell, result: Result, recogniser: Recogniser | None = None) -> Scores:
+    """Return the scores of what a cell gave; they are computed from the stored images and never stored themselves.
+
+    Args:
+        cell: What was run.
+        result: Its images.
+        recogniser: None takes the shipped one.
+    """
+    return score_edits(draw_cases(cell.task, cell.cases, cell.case_seed), result.images, recogniser)
+
+
 def call(method: Any, model: Model, cases: Sequence[Case], seeds: Sequence[int], progress: str | None = None) -> Tensor:
     """Call a method on cases as its signature asks: with their masks, with one text or with two."""
     taken = inspect.signature(method).parameters
