@@ -25,6 +25,7 @@ CLASSIFIER_FREE = Paper(
             after={"guidance": 3.0},
             score="right",
             rises=True,
+            cases=64,
         ),
         Claim(
             text="stronger guidance lowers the variety of samples",
@@ -36,6 +37,7 @@ CLASSIFIER_FREE = Paper(
             after={"guidance": 6.0},
             score="diversity",
             rises=False,
+            cases=64,
         ),
         Claim(
             text="much guidance makes the distribution of samples worse",
@@ -47,6 +49,7 @@ CLASSIFIER_FREE = Paper(
             after={"guidance": 8.0},
             score="kid",
             rises=True,
+            cases=64,
         ),
     ),
     ablations=("guidance-scale",),

@@ -33,6 +33,7 @@ DDIM_PAPER = Paper(
             after={"solver.eta": 1.0},
             score="kid",
             rises=True,
+            cases=64,
         ),
         Claim(
             text="more steps give better samples",
@@ -44,6 +45,7 @@ DDIM_PAPER = Paper(
             after={"steps": 50},
             score="kid",
             rises=False,
+            cases=64,
         ),
         Claim(
             text="more steps reconstruct an inverted image better",

@@ -24,6 +24,7 @@ class Claim:
     after: Mapping[str, Any]  #: fields of the other side, the same ones
     score: str  #: name in ``SCORES``
     rises: bool  #: the paper says that the score is higher after; False: lower
+    cases: int = 16  #: of the task, to decide it
 
     def __post_init__(self) -> None:
         """Check that both sides set the same fields."""
