@@ -20,7 +20,7 @@ from .field_docs import field_docs
 from .solver_text import is_solver, solver_rule, solver_to_text
 from .suggestions import check_keys
 
-__all__ = ["parse", "plain", "read_mapping", "restore", "take_flag"]
+__all__ = ["parse", "plain", "read_mapping", "restore", "take_flag", "typed_value"]
 
 T = TypeVar("T")
 
@@ -59,6 +59,11 @@ def parse(
 def restore(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build a dataclass from what ``plain`` made of it; ``where`` tells errors where the values come from."""
     return cls(**_typed(cls, values, where))
+
+
+def typed_value(hint: Any, value: Any, where: str) -> Any:
+    """Return a value, or the text of a flag, in the type ``hint``; UserError names ``where`` if it does not fit."""
+    return _from_words(hint, [value], value, where) if isinstance(value, str) else _typed_value(hint, value, where)
 
 
 def plain(value: Any) -> Any:
@@ -173,7 +178,11 @@ def _typed_value(hint: Any, value: Any, where: str) -> Any:
         fits = hint is Any or type(value) in allowed or (value is None and hint is None)
         require(fits, f"{where} is {value!r}; expected {_type_name(hint)}")
         return value
-    words = [str(item) for item in _flat(value)]
+    return _from_words(hint, [str(item) for item in _flat(value)], value, where)
+
+
+def _from_words(hint: Any, words: list[str], value: Any, where: str) -> Any:
+    """Return what the words after a flag mean; ``value`` is what they are called in an error."""
     wrapper = dataclasses.make_dataclass("Value", [("value", hint)])
     try:
         with _REGISTRY, contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
@@ -187,6 +196,15 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _type_name(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return " or ".join(repr(choice) for choice in typing.get_args(hint))
+    choices = _choices(hint)
+    if choices:
+        return " or ".join(repr(choice) for choice in choices)
     return getattr(hint, "__name__", None) if isinstance(hint, type) and not typing.get_args(hint) else str(hint)  # type: ignore[return-value]
+
+
+def _choices(hint: Any) -> list[Any]:
+    """Return the values that a ``Literal``, or a union of them with or without None, allows; else nothing."""
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    parts = [[None] if option is type(None) else _choices(option) for option in typing.get_args(hint)]
+    return [choice for part in parts for choice in part] if all(parts) else []
