@@ -1,7 +1,8 @@
 """The benchmark of edits on emoji scenes: tasks with true answers, scores against them, and their intervals."""
 
+from .inputs import box_around
 from .scores import SCORES, Score, Scores, score_edits
-from .statistics import Interval, difference, summary
+from .statistics import Interval, Verdict, difference, summary, verdict
 from .tasks import TASKS, Case, Task, draw_cases
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "Score",
     "Scores",
     "Task",
+    "Verdict",
+    "box_around",
     "difference",
     "draw_cases",
     "score_edits",
     "summary",
+    "verdict",
 ]

@@ -106,7 +106,8 @@ def _distance(a: tuple[int, int], b: tuple[int, int]) -> npt.NDArray[np.float64]
     along = (b[0] - a[0], b[1] - a[1])
     length = max(along[0] ** 2 + along[1] ** 2, 1)
     share = np.clip(((x - a[0]) * along[0] + (y - a[1]) * along[1]) / length, 0, 1)
-    return np.hypot(x - a[0] - share * along[0], y - a[1] - share * along[1])
+    distance: npt.NDArray[np.float64] = np.hypot(x - a[0] - share * along[0], y - a[1] - share * along[1])
+    return distance
 
 
 def low_resolution(image: Tensor) -> Tensor:
@@ -155,4 +156,5 @@ def _quantised(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         members = [pixels[nearest == k] for k in range(PALETTE)]
         colours = np.stack([some.mean(0) if len(some) else old for some, old in zip(members, colours, strict=True)])
     nearest = ((pixels[:, None] - colours) ** 2).sum(-1).argmin(1)
-    return colours[nearest]
+    quantised: npt.NDArray[np.float64] = colours[nearest]
+    return quantised
