@@ -1,0 +1,174 @@
+"""One plot for each axis of a sweep: every score with its interval against the values."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steerdiff.scripts.arguments import plain
+from steerdiff.train.benchmark import SCORES, Interval
+
+from .plan import Plan
+from .sweeps import Axis
+from .tables import Measured, shown, shown_scores
+
+__all__ = ["Line", "Scale", "lines_of", "plot", "scale_of"]
+
+#: Colours that colour-blind readers can tell apart (Okabe and Ito).
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = "osD^vP"
+_MOST_LINES = len(_COLOURS)
+_LOG_SPAN = 30  # largest over smallest value from which an axis is logarithmic
+_COLUMNS = 3
+_INK, _GREY, _LIGHT = "#18181B", "#71717A", "#E4E4E7"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Where the values of an axis stand in a plot."""
+
+    places: tuple[float, ...]  #: x of each value
+    kind: str  #: "linear", "log" or "categories"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Intervals along an axis, at one value of each other axis or averaged over them."""
+
+    label: str
+    intervals: Mapping[int, Mapping[str, Interval]]  #: by number of the value, by score
+
+
+def scale_of(axis: Axis) -> Scale:
+    """Return where values stand: numbers in their order, by their logarithm if they span more than a factor of 30."""
+    values = [value[0] for value in axis.values]
+    numeric = len(axis.fields) == 1 and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    if not numeric:
+        return Scale(places=tuple(float(i) for i in range(len(values))), kind="categories")
+    wide = min(values) > 0 and max(values) / min(values) > _LOG_SPAN
+    return Scale(places=tuple(float(value) for value in values), kind="log" if wide else "linear")
+
+
+def lines_of(plan: Plan, number: int, rows: Sequence[Measured]) -> list[Line]:
+    """Return a line for each setting of the other axes, or where those are many, one averaged over them.
+
+    An average's interval is the average of the intervals, which is at least as wide as it need be.
+    """
+    groups: dict[tuple[int, ...], list[Measured]] = {}
+    for row in rows:
+        if row.intervals:
+            groups.setdefault(_others(row.point.places, number), []).append(row)
+    if len(groups) > _MOST_LINES:
+        return [Line(label="", intervals=_averages(rows, number))]
+    return [
+        Line(label=_label(plan, number, key), intervals={row.point.places[number]: row.intervals for row in group})
+        for key, group in sorted(groups.items())
+    ]
+
+
+def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
+    """Return the plot of an axis as PNG, a panel for each score that applies."""
+    names, axis = shown_scores(rows), plan.axes[number]
+    lines, scale = lines_of(plan, number, rows), scale_of(axis)
+    columns = min(_COLUMNS, len(names))
+    high = math.ceil(len(names) / columns)
+    figure = _figure((max(4.4 * columns, 6.5), 3.1 * high + 1.2))
+    panels = figure.subplots(high, columns, squeeze=False, sharex=True)
+    for panel, name in zip(panels.flat, names, strict=False):
+        for style, line in enumerate(lines):
+            _draw(panel, line, name, scale, style)
+        _finish(panel, axis, scale, name)
+    for panel in panels.flat[len(names) :]:
+        panel.set_axis_off()
+    for column in range(columns):
+        last = [panels[row][column] for row in range(high) if row * columns + column < len(names)][-1]
+        last.set_xlabel(axis.name.replace("+", " + "), fontsize=12)
+        last.tick_params(labelbottom=True)
+    averaged = len(lines) == 1 and len(plan.axes) > 1 and not lines[0].label
+    others = ", ".join(other.name for i, other in enumerate(plan.axes) if i != number)
+    title = f"{plan.title}{f', averaged over {others}' if averaged else ''}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=_INK)
+    if len(lines) > 1:
+        handles, labels = panels[0][0].get_legend_handles_labels()
+        place = {"loc": "outside lower left", "ncols": min(len(lines), 3 * columns // 2 + 1)}
+        figure.legend(handles, labels, frameon=False, fontsize=11, **place)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _others(places: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return places[:number] + places[number + 1 :]
+
+
+def _label(plan: Plan, number: int, key: tuple[int, ...]) -> str:
+    axes = [axis for i, axis in enumerate(plan.axes) if i != number]
+    return ", ".join(f"{axis.name} = {_tick(axis.values[place], ' + ')}" for axis, place in zip(axes, key, strict=True))
+
+
+def _tick(value: Sequence[Any], joint: str) -> str:
+    return joint.join(shown(plain(part)) for part in value)
+
+
+def _averages(rows: Sequence[Measured], number: int) -> dict[int, dict[str, Interval]]:
+    found: dict[int, dict[str, Interval]] = {}
+    for place in sorted({row.point.places[number] for row in rows if row.intervals}):
+        own = [row.intervals for row in rows if row.intervals and row.point.places[number] == place]
+        names = [name for name in SCORES if all(name in intervals for intervals in own)]
+        found[place] = {name: _mean([intervals[name] for intervals in own]) for name in names}
+    return found
+
+
+def _mean(intervals: Sequence[Interval]) -> Interval:
+    n = len(intervals)
+    return Interval(
+        sum(i.value for i in intervals) / n, sum(i.low for i in intervals) / n, sum(i.high for i in intervals) / n
+    )
+
+
+def _figure(size: tuple[float, float]) -> Any:
+    """Return an empty figure that no window shows and that pyplot does not keep."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(panel: Any, line: Line, name: str, scale: Scale, style: int) -> None:
+    """Draw a score of one line: its means, and a band or bars between the ends of the intervals."""
+    factor = 100 if SCORES[name].percent else 1
+    found = sorted((scale.places[place], own[name]) for place, own in line.intervals.items() if name in own)
+    if not found:
+        return
+    x, intervals = [place for place, _ in found], [interval for _, interval in found]
+    mean, low, high = ([factor * getattr(i, end) for i in intervals] for end in ("value", "low", "high"))
+    look = {"color": _COLOURS[style % _MOST_LINES], "marker": _MARKERS[style % len(_MARKERS)], "ms": 6, "lw": 1.8}
+    if scale.kind == "categories":
+        ends = list(zip(mean, low, high, strict=True))
+        reach = [[max(middle - a, 0) for middle, a, _ in ends], [max(b - middle, 0) for middle, _, b in ends]]
+        panel.errorbar(x, mean, yerr=reach, label=line.label, ls="none", capsize=3, **{**look, "lw": None})
+    else:
+        panel.fill_between(x, low, high, color=look["color"], alpha=0.16, lw=0)
+        panel.plot(x, mean, label=line.label, **look)
+
+
+def _finish(panel: Any, axis: Axis, scale: Scale, name: str) -> None:
+    score = SCORES[name]
+    unit = ", %" if score.percent else ""
+    better = f"   ({score.better} is better)" if score.better else ""
+    panel.set_title(f"{score.title}{unit}{better}", loc="left", fontsize=11.5, color=_INK)
+    if scale.kind == "log":
+        panel.set_xscale("log")
+    joint = "\n" if scale.kind == "categories" else ""
+    panel.set_xticks(scale.places, [_tick(value, joint) for value in axis.values])
+    panel.minorticks_off()
+    panel.tick_params(labelsize=10, color=_GREY, labelcolor=_INK)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(_GREY)
+    panel.grid(color=_LIGHT, lw=0.7)
+    panel.set_axisbelow(True)
