@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file beside its pictures, without scripts or anything from elsewhere."""
+"""Pages: one HTML file beside its pictures, without scripts or anything from elsewhere; the demo's and others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Figure", "Panel", "Part", "build_page"]
+__all__ = ["Figure", "Panel", "Part", "build_page", "document"]
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -52,13 +52,26 @@ class Part:
 
 
 def build_page(title: str, intro: str, parts: Sequence[Part], footer: str) -> str:
-    """Return the page as HTML."""
+    """Return the demo's page as HTML."""
     body = "\n".join(_part(part) for part in parts)
+    return document(title, f"<p>{escape(intro)}</p>", body, footer)
+
+
+def document(title: str, top: str, body: str, footer: str, style: str = "") -> str:
+    """Return a page as HTML.
+
+    Args:
+        title: Of the window, and the page's first line.
+        top: HTML below it.
+        body: HTML.
+        footer: Text, the last line.
+        style: CSS rules after those that all pages share.
+    """
     head = f"<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{escape(title)}</title>"
-    top = f"<h1>{escape(title)}</h1>\n<p>{escape(intro)}</p>"
+    first = f"<h1>{escape(title)}</h1>\n{top}"
     end = f"<footer>{escape(footer)}</footer>"
-    whole = ["<!doctype html>", "<html lang='en'>", f"<head>{head}<style>{_STYLE}</style></head>"]
-    whole += ["<body>", top, body, end, "</body>", "</html>"]
+    whole = ["<!doctype html>", "<html lang='en'>", f"<head>{head}<style>{_STYLE}{style}</style></head>"]
+    whole += ["<body>", first, body, end, "</body>", "</html>"]
     return "\n".join(whole) + "\n"
 
 
