@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
@@ -149,18 +149,15 @@ def pooled(entries: Sequence[Entry], score: str) -> Interval | None:
     kept = [entry.scores for entry in entries if entry.scores is not None and entry.interval(score) is not None]
     if not kept:
         return None
-    seeds = max(scores.values[score].shape[1] for scores in kept)
-    values = [_widened(scores.values[score], seeds) for scores in kept]
-    features = np.concatenate([_widened(scores.features, seeds) for scores in kept])
-    truths = np.concatenate([scores.truths for scores in kept])
-    return summary(Scores(values={score: np.concatenate(values)}, features=features, truths=truths), score)
+    values = {score: np.concatenate([scores.values[score] for scores in kept])}
+    features, truths = (np.concatenate([getattr(scores, name) for scores in kept]) for name in ("features", "truths"))
+    return summary(Scores(values=values, features=features, truths=truths), score)
 
 
 def _comparison(first: Entry, second: Entry, score: str) -> Comparison | None:
     if first.scores is None or second.scores is None:
         return None
-    before, after = _same_seeds(second.scores, first.scores)
-    interval = difference(before, after, score)
+    interval = difference(second.scores, first.scores, score)
     if interval is None:
         return None
     low, high = sorted((interval.low * _sign(score), interval.high * _sign(score)))
@@ -176,24 +173,6 @@ def _comparison(first: Entry, second: Entry, score: str) -> Comparison | None:
         same=int((gains == 0).sum()),
         worse=int((gains < 0).sum()),
     )
-
-
-def _same_seeds(first: Scores, second: Scores) -> tuple[Scores, Scores]:
-    """Repeat what was run with one seed, because no seed changes it, for each seed of the other."""
-    seeds = max(first.features.shape[1], second.features.shape[1])
-
-    def widened(scores: Scores) -> Scores:
-        values: Mapping[str, npt.NDArray[np.float64]] = {
-            name: _widened(value, seeds) if value.shape[1] == scores.features.shape[1] else value
-            for name, value in scores.values.items()
-        }
-        return replace(scores, values=values, features=_widened(scores.features, seeds))
-
-    return widened(first), widened(second)
-
-
-def _widened(values: npt.NDArray[np.float64], seeds: int) -> npt.NDArray[np.float64]:
-    return np.repeat(values, seeds, axis=1) if values.shape[1] == 1 else values
 
 
 def _sign(score: str) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerdiff.errors import require
 from steerdiff.scripts.arguments import parse, plain
+from steerdiff.scripts.runtime import ModelFlags
 
 from .running import RunFlags
 
@@ -38,6 +39,7 @@ class Edits(RunFlags):
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        super().__post_init__()
         for name in ("cases", "seeds"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} is {value}; it must be at least 1")
@@ -118,20 +120,22 @@ def _scored(task: str, of_task: Sequence[Entrant], by_key: dict[str, Any]) -> Ta
 
 
 def _facts(flags: Edits) -> dict[str, Any]:
-    """Return what the numbers depend on; not the folders, nor what was in the cache."""
-    import hashlib
-    from importlib.resources import files
+    """Return what the numbers depend on: not the folders, nor how the work was shared, nor what was stored before."""
+    from importlib.resources import as_file, files
 
+    from steerdiff.models.checkpoint import file_hash
     from steerdiff.scripts.runtime import environment
 
     model = flags.load()
-    recogniser = files("steerdiff.assets").joinpath("weights/recogniser.safetensors").read_bytes()
-    free = ("cache", "fresh", "out")
+    with as_file(files("steerdiff.assets").joinpath("weights/recogniser.safetensors")) as path:
+        recogniser = file_hash(str(path))
+    shared = {field.name for field in fields(RunFlags)} - {field.name for field in fields(ModelFlags)}
+    free = {"out", "threads", *shared}
     return {
         "options": {name: value for name, value in plain(flags).items() if name not in free},
         "model": {"name": model.name, "sha256": model.weights_hash},
-        "recogniser": hashlib.sha256(recogniser).hexdigest(),
-        "environment": environment(str(model.device)),
+        "recogniser": recogniser,
+        "environment": {name: value for name, value in environment(str(model.device)).items() if name not in free},
     }
 
 

@@ -118,6 +118,7 @@ class FeatureNetwork:
             "weights": self.file.name,
             "sha256": file_hash(self.file),
             "resize": self.resize,
+            "side": self.side,
             "note": self.note,
         }
 

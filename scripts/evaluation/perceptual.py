@@ -79,6 +79,7 @@ def clip_score(path: Path, architecture: str | None, quick_gelu: bool | None, de
         "weights": path.name,
         "sha256": file_hash(path),
         "resize": f"shorter side bicubic, antialiased, to {size}, centre {size} x {size} (open_clip)",
+        "side": size,
         "note": f"100 max(cos, 0); texts are cut after {clip.context_length} tokens",
     }
     return ClipScore(clip=clip, see=open_clip.image_transform(size, is_train=False), facts=facts)
@@ -173,6 +174,7 @@ def dino_similarity(path: Path, architecture: str, device: str) -> PairMeasure:
         "weights": path.name,
         "sha256": file_hash(path),
         "resize": f"shorter side {config['interpolation']} to {shorter}, centre {size} x {size} (timm)",
+        "side": size,
         "note": "cosine",
     }
     return PairMeasure(measure=lambda a, b: (vectors(a) * vectors(b)).sum(-1), facts=facts)

@@ -6,20 +6,43 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerdiff.errors import UserError
+from steerdiff.errors import UserError, require
+from steerdiff.io import ensure_writable
 from steerdiff.scripts.runtime import ModelFlags
 
-from .cells import Cell, Result, compute
+from .cells import Cell, Result
+from .provenance import changes, machine, provenance
+from .ranks import join_ranks, run_ranks
+from .slurm import run_slurm
+from .store import Store
+from .work import Missing, run_here, title
+from .workers import run_workers
 
 __all__ = ["Outcome", "RunFlags", "run_cells"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlags(ModelFlags):
-    """How cells are run and where their results are kept."""
+    """How cells are run and where their results are kept; under ``torchrun`` its processes share the cells."""
 
     cache: Path = Path("out/cells")  #: folder of stored results, shared by all commands
     fresh: bool = False  #: compute again what was stored by other code, weights or versions; the old results stay
+    jobs: int = 1  #: processes on this machine; they share its threads, and its GPUs if there are several
+    slurm: int | None = None  #: run as a Slurm array of at most so many tasks; needs pip install 'steerdiff[cluster]'
+    slurm_partition: str | None = None  #: Slurm's partition; None is its default. SBATCH_ACCOUNT and the like count too
+    slurm_time: int = 120  #: minutes that a Slurm task may take
+    wait: bool = True  #: wait for the Slurm array; without, the same command collects the results later
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and that what belongs to Slurm is not given without it."""
+        require(self.jobs >= 1, f"jobs is {self.jobs}; it must be at least 1")
+        require(self.slurm_time >= 1, f"slurm_time is {self.slurm_time}; it must be at least 1 minute")
+        if self.slurm is None:
+            alone = self.slurm_partition is None and self.wait
+            require(alone, "slurm_partition and --no-wait do nothing without slurm; give --slurm N too")
+        else:
+            require(self.slurm >= 1, f"slurm is {self.slurm}; it is the number of tasks, at least 1")
+            require(self.jobs == 1, "jobs are processes on this machine and slurm is elsewhere; give one of them")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,12 +55,67 @@ class Outcome:
 
 
 def run_cells(cells: Sequence[Cell], flags: RunFlags, *, progress: str | None = None) -> list[Outcome]:
-    """Return an outcome for each cell, in their order; a cell that fails does not stop the others."""
-    model = flags.load()
-    outcomes = []
-    for cell in cells:
-        try:
-            outcomes.append(Outcome(cell=cell, result=compute(cell, model, progress)))
-        except UserError as error:
-            outcomes.append(Outcome(cell=cell, error=str(error)))
-    return outcomes
+    """Return an outcome for each cell, in their order; a cell that fails does not stop the others.
+
+    Cells that are stored are read, the others computed, each stored as soon as it is done: a run that was killed goes
+    on where it was, and a cell that is asked for twice runs once. Under ``torchrun`` only the first process returns;
+    the others work for it, in this call and in later ones, and end with it.
+
+    Args:
+        cells: What to run.
+        flags: The model, the store, and the way to run.
+        progress: Label of a bar over the cells that are not stored; None is silent.
+
+    Raises:
+        UserError: Cells are stored that other code, weights or versions made and ``fresh`` is not set; there is no
+            such model or device; the store cannot be written; submitit is missing.
+        SystemExit: Under ``torchrun`` in all processes but the first, at the end; with ``--no-wait`` after submission.
+    """
+    store = Store(flags.cache)
+    world = join_ranks(flags, store)
+    require(world.size == 1 or (flags.jobs == 1 and flags.slurm is None), "under torchrun give neither jobs nor slurm")
+    shared = machine(flags)
+    wanted = {cell.key: Missing(cell=cell, provenance=provenance(cell, shared)) for cell in cells}
+    results = {key: store.read(item.cell, item.provenance) for key, item in wanted.items()}
+    missing = [item for key, item in wanted.items() if results[key] is None]
+    if not flags.fresh:
+        _refuse_stale(missing, store, len(wanted))
+    errors: dict[str, str] = {}
+    if missing:
+        ensure_writable(flags.cache)
+        if world.size > 1:
+            errors = run_ranks(missing, flags, store, progress)
+        elif flags.slurm is not None:
+            errors = run_slurm(missing, flags, store, progress)
+        elif flags.jobs > 1:
+            errors = run_workers(missing, flags, store, progress)
+        else:
+            errors = run_here(missing, flags, store, progress)
+    for item in missing:
+        results[item.cell.key] = store.read(item.cell, item.provenance)
+        if results[item.cell.key] is None:
+            lost = f"its result is not in {flags.cache}; all processes must see the same folder"
+            errors.setdefault(item.cell.key, lost)
+    return [Outcome(cell=cell, result=results[cell.key], error=errors.get(cell.key)) for cell in cells]
+
+
+def _refuse_stale(missing: Sequence[Missing], store: Store, total: int) -> None:
+    """Raise one error for all missing cells that are stored with another provenance."""
+    stale: list[Missing] = []
+    reasons: dict[str, str] = {}
+    for item in missing:
+        differ = [changes(stored.provenance, item.provenance) for stored in store.others(item.cell)]
+        if differ:
+            stale.append(item)
+            nearest: dict[str, str] = min(differ, key=len)
+            reasons |= nearest
+    if not stale:
+        return
+    cell = stale[0].cell
+    count = f"{len(stale)} of {total} cells" if total > 1 else "the cell"
+    example = f"{title(cell)} in {store.home(cell)}"
+    what = "; ".join(reasons.values())
+    raise UserError(
+        f"{count} ({example}) {'were' if total > 1 else 'was'} stored with another {what}: "
+        "--fresh computes them again; the stored results stay"
+    )

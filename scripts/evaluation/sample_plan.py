@@ -131,7 +131,8 @@ def _no_distance(
         "inception": _SPLIT * flags.splits,
     }[metric]
     option = {"kid": "--kid-subset-size", "inception": "--splits"}.get(metric, "--neighbours")
-    return "" if n >= needed else f"needs {needed} images a side and has {n}; give more, or a smaller {option}"
+    sparse = f"needs {needed} images of each side that it sees, and {n} are there; give more, or a smaller {option}"
+    return "" if n >= needed else sparse
 
 
 def _no_statistics(side: Source, network: FeatureNetwork) -> str:

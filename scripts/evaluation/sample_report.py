@@ -63,11 +63,11 @@ class Report:
 
     def _cells(self, row: Row, best: bool) -> list[str]:
         metric = METRICS[row.metric]
-        hashed = next((facts["sha256"][:8] for facts in self._used(row)), "")
+        network = next(self.networks[name] for name in (row.features, metric.title) if name in self.networks)
         spread = "-" if row.spread is None else f"{row.spread:.2g} ({row.spread_is})"
         ceiling = [] if not best else ["-" if row.ceiling is None else f"{row.ceiling:.4g}"]
         counts = " / ".join(str(count or "?") for count in row.n)
-        stamp = ", ".join(filter(None, [row.settings, f"weights {hashed}"]))
+        stamp = ", ".join(filter(None, [row.settings, self._resized(network), f"weights {network['sha256'][:8]}"]))
         title = f"{metric.title} ({metric.better} is better)"
         return [title, row.features, f"{row.value:.4g}", spread, *ceiling, counts, stamp]
 
@@ -79,8 +79,16 @@ class Report:
                 titles.setdefault((row.features, row.missing), []).append(METRICS[row.metric].title)
         return [[", ".join(of), network, f"not measured: {why}"] for (network, why), of in titles.items()]
 
-    def _used(self, row: Row) -> list[Mapping[str, Any]]:
-        return [self.networks[name] for name in (row.features, METRICS[row.metric].title) if name in self.networks]
+    def _resized(self, network: Mapping[str, Any]) -> str:
+        """Return what happened to the size of the images before a network saw them."""
+        sizes = {side.size for side in self.sides.values() if side.size is not None}
+        side = network.get("side")
+        changed = [
+            f"{width} x {height}"
+            for height, width in sorted(sizes)
+            if side is not None and (height, width) != (side, side)
+        ]
+        return f"{' and '.join(changed)} resized to {side} x {side}" if changed else "not resized"
 
 
 def versions(device: str) -> dict[str, Any]:

@@ -137,11 +137,12 @@ class Measuring:
         subsets, size = kid_subsets(self.flags, generated, reference)
         seen = [self.features(row.features, side).features for side in (generated, reference)]
         value, spread = kid(*seen, subsets=subsets, size=size, seed=self.flags.metric_seed)
+        shared = " that share most images" if 2 * size > min(generated.n, reference.n) else ""
         return replace(
             row,
             value=value,
             spread=spread if subsets > 1 else None,
-            spread_is="standard deviation over subsets" if subsets > 1 else "",
+            spread_is=f"standard deviation over subsets{shared}" if subsets > 1 else "",
             n=(generated.n, reference.n),
             settings=f"{subsets} subset{'s' * (subsets > 1)} of {size}, seed {self.flags.metric_seed}",
         )

@@ -82,6 +82,7 @@ def _generated(flags: Samples) -> Source:
 
     if flags.generated == "model":
         return model_source(flags, None if flags.captions is None else read_captions(flags.captions))
+    require(flags.generated != "scenes" or flags.captions is None, "true scenes have captions; leave captions out")
     return _source(flags, flags.generated, CAPTION_SEED + flags.seed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adm_recipes import ADM_RECIPES
 from .spec import Paper
 
 __all__ = ["ADM"]
@@ -12,4 +13,5 @@ ADM = Paper(
     authors="Dhariwal and Nichol",
     year=2021,
     arxiv="2105.05233",
+    recipes=ADM_RECIPES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steerdiff.scripts.evaluation.contestants import TextToImage
 
+from .classifier_free_recipes import CLASSIFIER_FREE_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["CLASSIFIER_FREE"]
@@ -53,4 +54,5 @@ CLASSIFIER_FREE = Paper(
         ),
     ),
     ablations=("guidance-scale",),
+    recipes=CLASSIFIER_FREE_RECIPES,
 )

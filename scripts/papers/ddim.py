@@ -6,6 +6,7 @@ from steerdiff.methods import DDIMInversion
 from steerdiff.samplers import DDIM
 from steerdiff.scripts.evaluation.contestants import TextToImage
 
+from .ddim_recipes import DDIM_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["DDIM_PAPER"]
@@ -60,4 +61,5 @@ DDIM_PAPER = Paper(
         ),
     ),
     ablations=("ddim-steps", "inversion-steps"),
+    recipes=DDIM_RECIPES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steerdiff.methods import ILVR
 
+from .ilvr_recipes import ILVR_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["ILVR_PAPER"]
@@ -57,4 +58,5 @@ ILVR_PAPER = Paper(
         ),
     ),
     ablations=("ilvr-factor", "ilvr-range"),
+    recipes=ILVR_RECIPES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steerdiff.methods import RePaint
 
+from .repaint_recipes import REPAINT_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["REPAINT_PAPER"]
@@ -57,4 +58,5 @@ REPAINT_PAPER = Paper(
         ),
     ),
     ablations=("repaint-resampling", "repaint-jump"),
+    recipes=REPAINT_RECIPES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steerdiff.methods import SDEdit
 
+from .sdedit_recipes import SDEDIT_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["SDEDIT_PAPER"]
@@ -46,4 +47,5 @@ SDEDIT_PAPER = Paper(
         ),
     ),
     ablations=("sdedit-t0",),
+    recipes=SDEDIT_RECIPES,
 )

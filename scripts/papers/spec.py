@@ -8,6 +8,8 @@ from typing import Any
 
 from steerdiff.errors import require
 
+from .recipe import Recipe
+
 __all__ = ["Claim", "Paper"]
 
 
@@ -49,3 +51,4 @@ class Paper:
     deterministic: bool = False  #: the result does not depend on the seed
     claims: tuple[Claim, ...] = ()
     ablations: tuple[str, ...] = field(default=())  #: files in ``scripts/ablations`` without their suffix
+    recipes: tuple[Recipe, ...] = ()  #: its experiments on real data and published weights, the main one first

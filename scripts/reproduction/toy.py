@@ -1,0 +1,85 @@
+"""A recipe at toy size: emoji scenes laid out as its data, the embedded model in place of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from steerdiff.errors import UserError
+from steerdiff.io import atomic_write, save_image
+from steerdiff.scripts.papers.recipe import Recipe
+from steerdiff.train.benchmark import Case, draw_cases
+from steerdiff.train.recogniser import Recogniser, load_recogniser
+from steerdiff.train.scenes import OBJECTS
+
+from .masks import DRAWN
+
+__all__ = ["StandIn", "stand_in", "toy_recipe", "write_toy_data"]
+
+_REFERENCES = 16  # true scenes that results are compared with
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StandIn:
+    """The recogniser in the place of a noisy classifier: it has never seen noise, so its pull means nothing."""
+
+    recogniser: Recogniser
+    num_classes: int  #: objects that it knows
+    weights_hash: str = "the shipped recogniser"  #: for the record
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the logits [B, num_classes] of the first object in ``x`` [B, 3, 64, 64]; ``t`` is not looked at."""
+        logits: Tensor = self.recogniser(x)["object"][:, 0, : self.num_classes]
+        return logits
+
+
+def stand_in() -> StandIn:
+    """Return the classifier of toy runs."""
+    return StandIn(recogniser=load_recogniser(), num_classes=len(OBJECTS))
+
+
+def toy_recipe(recipe: Recipe) -> Recipe:
+    """Return a recipe with the runs, the count and the data of its toy; layout and metrics stay."""
+    toy = recipe.toy
+    kinds = {run.masks: recipe.data.masks.get(run.masks, "") for run in toy.runs if run.masks is not None}
+    data = replace(
+        recipe.data,
+        name=f"cases of the benchmark's task {toy.task!r}",
+        masks=kinds,
+        prompts=True,
+        box=None,
+        bilinear=False,
+    )
+    return replace(recipe, runs=toy.runs, n=toy.n, data=data, published=(), ours=())
+
+
+def write_toy_data(recipe: Recipe, folder: Path) -> Path:
+    """Write the data of a toy recipe as a person would lay them out, and return the folder."""
+    toy = recipe.toy
+    cases = draw_cases(toy.task, toy.n)
+    if recipe.data.images is not None:
+        _save([case.image for case in cases], folder / "images")
+    for kind in recipe.data.masks:
+        if kind not in DRAWN:
+            _save([_as_published(case) for case in cases], folder / "masks" / kind)
+    if recipe.data.prompts:
+        text = "".join(f"{case.target_text}\n" for case in cases)
+        atomic_write(folder / "prompts.txt", lambda file: file.write(text.encode()))
+    if recipe.data.reference is not None:
+        _save([case.truth for case in draw_cases("draw", _REFERENCES, seed=1)], folder / "reference")
+    return folder
+
+
+def _as_published(case: Case) -> Tensor:
+    """Return the mask of a case as an image in [-1, 1] whose white is known."""
+    if case.mask is None:
+        raise UserError(f"the task {case.task!r} has no masks; the toy needs one that has")
+    return 1 - 2 * case.mask
+
+
+def _save(images: Sequence[Tensor], folder: Path) -> None:
+    for number, image in enumerate(images):
+        save_image(image, folder / f"{number:06d}.png")
