@@ -93,17 +93,7 @@ class Report:
 
 def versions(device: str) -> dict[str, Any]:
     """Return what a number depends on besides files and settings: versions and machine."""
-    return {**environment(device), **{name: version(name) for name in _PACKAGES if _installed(name)}}
-
-
-def _installed(name: str) -> bool:
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
+    return {**environment(device), **{name: version(name) for name in _PACKAGES}}
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -116,6 +106,8 @@ def _text(values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         if isinstance(value, Mapping):
             parts.append(f"{name} ({_text(value)})")
+        elif isinstance(value, (list, tuple)):
+            parts.append(f"{name}: {(' x ' if name == 'size' else ' and ').join(map(str, value))}")
         elif value is not None:
-            parts.append(f"{name}: {' x '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+            parts.append(f"{name}: {value}")
     return ", ".join(parts)
