@@ -18,7 +18,7 @@ from steerdiff.train.scenes import CANVAS, Draws, to_images
 __all__ = ["box_around", "box_hole", "low_resolution", "stroke_hole", "strokes"]
 
 FACTOR = 8  #: of "low resolution": ILVR's N = 32 of 256 pixels
-MEDIAN = 5  #: kernel of the median filter of "strokes": SDEdit's 23 of 256 pixels is 5.75 of 64
+MEDIAN = 7  #: kernel of the median filter of "strokes": of 5 and 7, around 23 / 4, the one that leaves no eyes
 PALETTE = 6  #: colours of "strokes", as SDEdit has them
 
 _MARGIN = 2  # pixels of a box around what changes
