@@ -48,13 +48,17 @@ def open_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     """
     require(path.is_file(), f"{path} is not a file; give an .npz of images or of statistics")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            require(hasattr(file, "files"), f"{path} is one array and no .npz; save it with numpy.savez")
-            return {name: file[name] for name in file.files}
+        loaded = np.load(path, allow_pickle=False)
+        require(isinstance(loaded, np.lib.npyio.NpzFile), f"{path} is one array and no .npz; save it with numpy.savez")
+        with loaded as file:
+            arrays = {name: file[name] for name in file.files}
     except UserError:
         raise
     except _DAMAGE as error:
         raise UserError(f"{path} cannot be read: {error}; it is damaged or no .npz of plain arrays") from error
+    foreign = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]  # numpy gives their bytes
+    require(not foreign, f"{path} is a zip that holds {', '.join(foreign[:3])}; an .npz holds arrays alone")
+    return arrays
 
 
 def read_statistics(arrays: Arrays, path: str) -> Statistics | None:
