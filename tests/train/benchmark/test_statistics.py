@@ -265,6 +265,7 @@ def test_bad_arguments_are_errors() -> None:
         (Interval(-2, -3, -1), True, "refuted"),
         (Interval(-2, -3, -1), False, "confirmed"),
         (Interval(1, -1, 3), True, "undecided"),
+        (Interval(-1, -3, 1), False, "undecided"),
         (Interval(1, 0, 3), True, "undecided"),
         (Interval(0, 0, 0), False, "undecided"),
     ],

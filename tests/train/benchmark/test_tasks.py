@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ import torch
 from steerdiff.errors import UserError
 from steerdiff.io import to_uint8
 from steerdiff.train.benchmark import TASKS, draw_cases, tasks
-from steerdiff.train.recogniser import load_recogniser, reading_order
-from steerdiff.train.scenes import COLOURS, OBJECTS, WORDS, EmojiScenes, is_held_out, parse_caption
+from steerdiff.train.recogniser import Sighting, load_recogniser, reading_order
+from steerdiff.train.scenes import COLOURS, OBJECTS, WORDS, EmojiScenes, compose, is_held_out, parse_caption
 
 ALL_RESTORED = ("low resolution", "strokes", "reconstruct", "draw")
 MASKED = ("object", "add", "remove", "hole")
@@ -208,6 +209,98 @@ def test_no_true_answer_is_misread(task) -> None:
             assert sight.layout == reading_order(case.target.description).layout
 
 
+def sees(layout: str, *names: str, style: str = "flat", colour: str = "red") -> Sighting:
+    return Sighting(layout=layout, things=tuple((style, name) for name in names), colour=colour)
+
+
+def case_of(task: str, before: str, after: str):
+    """A case with these captions; the pictures do not matter."""
+    source, target = (compose(parse_caption(text), 0) for text in (before, after))
+    return replace(draw_cases(task, 1)[0], source=source, target=target, source_text=before, target_text=after)
+
+
+ONE, OTHER = "a flat cat on a red background", "a flat bomb on a red background"
+PAIR, TURNED = (
+    "a flat cat left of a flat bomb on a red background",
+    "a flat cat right of a flat bomb on a red background",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "right", "wrong"),
+    [
+        (
+            "object",
+            ONE,
+            OTHER,
+            [sees("single", "bomb"), sees("single", "bomb", style="3d", colour="blue")],
+            [sees("single", "cat"), sees("horizontal", "bomb", "bomb"), sees("horizontal", "bomb", "nothing")],
+        ),
+        (
+            "style",
+            "a 3d cat on a red background",
+            ONE,
+            [sees("single", "cat"), sees("single", "owl")],
+            [sees("single", "cat", style="3d")],
+        ),
+        (
+            "colour",
+            "a flat cat on a blue background",
+            ONE,
+            [sees("single", "cat"), sees("single", "owl")],
+            [sees("single", "cat", colour="blue")],
+        ),
+        (
+            "add",
+            ONE,
+            PAIR,
+            [sees("horizontal", "cat", "bomb"), sees("vertical", "owl", "bomb")],
+            [sees("single", "bomb"), sees("horizontal", "bomb", "cat"), sees("horizontal", "cat", "nothing")],
+        ),
+        (
+            "remove",
+            PAIR,
+            ONE,
+            [sees("single", "cat"), sees("horizontal", "cat", "nothing"), sees("vertical", "owl", "cat")],
+            [sees("horizontal", "cat", "bomb"), sees("single", "bomb"), sees("single", "owl")],
+        ),
+        (
+            "move",
+            PAIR,
+            TURNED,
+            [sees("horizontal", "bomb", "cat"), sees("horizontal", "bomb", "cat", style="3d")],
+            [sees("horizontal", "cat", "bomb"), sees("vertical", "bomb", "cat"), sees("horizontal", "bomb", "owl")],
+        ),
+        *(
+            (
+                name,
+                TURNED,
+                TURNED,
+                [sees("horizontal", "bomb", "cat")],
+                [
+                    sees("horizontal", "cat", "bomb"),
+                    sees("vertical", "bomb", "cat"),
+                    sees("horizontal", "bomb", "cat", style="3d"),
+                    sees("horizontal", "bomb", "cat", colour="blue"),
+                ],
+            )
+            for name in ("hole", "low resolution", "strokes", "reconstruct", "draw")
+        ),
+    ],
+)
+def test_right_is_what_the_note_of_the_task_says(name, before, after, right, wrong) -> None:
+    case = case_of(name, before, after)
+    assert [TASKS[name].right(case, sight) for sight in right] == [True] * len(right)
+    assert [TASKS[name].right(case, sight) for sight in wrong] == [False] * len(wrong)
+
+
+def test_a_subject_is_right_on_the_background_asked_for() -> None:
+    case = draw_cases("subject", 1)[0]
+    before, after = case.source_text.split()[-2], case.target_text.split()[-2]
+    assert TASKS["subject"].right(case, sees("single", "owl", colour=after))
+    assert not TASKS["subject"].right(case, sees("single", "owl", colour=before))
+
+
 @pytest.mark.parametrize("name", EDITS)
 def test_no_unedited_image_is_right(name) -> None:
     recogniser = load_recogniser()
@@ -221,7 +314,7 @@ def test_a_misread_candidate_is_passed_over(monkeypatch) -> None:
     tasks._readable.cache_clear()
     misread = to_uint8(first[1].truth)
     right = TASKS["object"].right
-    picky = tasks.replace(
+    picky = replace(
         TASKS["object"], right=lambda case, sight: right(case, sight) and not torch.equal(to_uint8(case.truth), misread)
     )
     monkeypatch.setitem(TASKS, "object", picky)
