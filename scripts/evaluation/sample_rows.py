@@ -182,7 +182,7 @@ def _batches(n: int, batch: int) -> list[slice]:
 
 def _mean(row: Row, values: Tensor) -> Row:
     spread = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
-    return replace(row, value=float(values.mean()), spread=spread, spread_is="standard error" if spread else "")
+    return replace(row, value=float(values.mean()), spread=spread, spread_is="" if spread is None else "standard error")
 
 
 def _count(source: Source, statistics: Statistics) -> int:
