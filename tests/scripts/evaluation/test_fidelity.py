@@ -25,7 +25,8 @@ from steerdiff.scripts.evaluation.fidelity import (
 )
 from steerdiff.scripts.evaluation.sample_sources import Source, scene_source
 from steerdiff.train.benchmark import draw_cases, score_edits
-from steerdiff.train.scenes import EmojiScenes
+from steerdiff.train.recogniser import reading_order
+from steerdiff.train.scenes import OBJECTS, EmojiScenes
 
 
 def gaussian(n: int, mean: list[float], deviation: list[float]) -> Tensor:
@@ -126,6 +127,14 @@ def test_features_are_those_that_the_benchmark_measures_its_kid_in() -> None:
     cases = draw_cases("object", 3, 0)
     images = to_uint8(torch.stack([case.truth for case in cases]))
     assert np.allclose(seen(images_of(images)).features, score_edits(cases, images[:, None]).truths, atol=1e-5)
+
+
+def test_logits_are_those_of_the_object_in_the_first_place() -> None:
+    scenes = EmojiScenes(4, pairs=1.0)
+    images = to_uint8(scenes.batch(range(6))[0])
+    named = seen(images_of(images)).logits.argmax(1).tolist()
+    first = [reading_order(scene.description).things[0][1] for scene in scenes.scenes(range(6))]
+    assert [OBJECTS[number] for number in named] == first
 
 
 def test_features_do_not_depend_on_the_batch() -> None:

@@ -188,11 +188,11 @@ def save_folder(path: Path, images: Tensor, names: list[str], captions: list[str
 def report(
     steerdiff: Callable[..., Done], tmp_path: Path, images: Tensor, captions: list[str]
 ) -> Callable[..., dict[str, dict[str, object]]]:
-    """Compare the first images with the last, in two folders, and return the rows by metric."""
+    """Compare the first two images, x and y, with the last three, in two folders, and return the rows by metric."""
 
     def run(names: list[str], *arguments: object) -> dict[str, dict[str, object]]:
         sides = save_folder(tmp_path / "a", images[:2], ["x", "y"], captions[:2])
-        others = save_folder(tmp_path / "b", images[2:], names, captions[2:])
+        others = save_folder(tmp_path / "b", images[1:], names, captions[1:])
         flags = "--generated", sides, "--reference", others, "--out", tmp_path, *arguments
         done = steerdiff("evaluate", "samples", *flags)
         assert done.code == 0, done.err
@@ -204,7 +204,7 @@ def report(
 def test_the_command_scores_images_with_the_captions_inside_them(
     report: Callable[..., dict[str, dict[str, object]]], clip_file: Path, images: Tensor, captions: list[str]
 ) -> None:
-    row = report(["x", "y"], "--clip", clip_file, "--clip-quick-gelu", "True", "--only", "clip")["clip"]
+    row = report(["x", "y", "z"], "--clip", clip_file, "--clip-quick-gelu", "True", "--only", "clip")["clip"]
     scores = 100 * direct_cosines(clip_file, images[:2], captions[:2]).clamp(min=0)
     assert row["value"] == pytest.approx(float(scores.mean()), abs=1e-4) and row["n"] == [2]
     assert row["spread"] == pytest.approx(float(scores.std()) / 2**0.5, abs=1e-4)
@@ -218,10 +218,10 @@ def test_the_command_pairs_images_by_their_names(
     images: Tensor,
 ) -> None:
     flags = "--lpips-backbone", alexnet[1], "--dino", dino[1], "--dino-model", DINO, "--only", "lpips,dino"
-    rows = report(["y", "x"], *flags)  # the order of the names is not that of the images
-    swapped = images[[3, 2]]
-    distances = lpips_distance(alexnet[1], "alex", "cpu")(images[:2], swapped)
-    similarities = dino_similarity(dino[1], DINO, "cpu")(images[:2], swapped)
+    rows = report(["y", "x", "a"], *flags)  # sorted, the partner of the first image is the second
+    partners = images[[2, 1]]
+    distances = lpips_distance(alexnet[1], "alex", "cpu")(images[:2], partners)
+    similarities = dino_similarity(dino[1], DINO, "cpu")(images[:2], partners)
     assert rows["lpips"]["value"] == pytest.approx(float(distances.mean()), rel=1e-4)
     assert rows["dino"]["value"] == pytest.approx(float(similarities.mean()), rel=1e-4)
 
@@ -229,5 +229,5 @@ def test_the_command_pairs_images_by_their_names(
 def test_images_without_a_partner_are_named(
     report: Callable[..., dict[str, dict[str, object]]], alexnet: tuple[torch.nn.Module, Path]
 ) -> None:
-    row = report(["x", "z"], "--lpips-backbone", alexnet[1])["lpips"]
+    row = report(["x", "z", "a"], "--lpips-backbone", alexnet[1])["lpips"]
     assert row["value"] is None and "1 images have no partner" in str(row["missing"]) and "'y'" in str(row["missing"])

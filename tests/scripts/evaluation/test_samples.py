@@ -69,6 +69,14 @@ def test_a_side_against_itself_is_at_no_distance_and_warned_of(steerdiff: Run, t
     assert "both sides are" in done.err
 
 
+def test_one_true_image_over_and_over_is_precise_and_recalls_little(steerdiff: Run, tmp_path: Path) -> None:
+    one = to_uint8(EmojiScenes(2).batch(range(1))[0]).permute(0, 2, 3, 1)
+    np.savez(tmp_path / "one.npz", arr_0=one.expand(24, -1, -1, -1).numpy())
+    sides = "--generated", tmp_path / "one.npz", "--reference", scenes(tmp_path / "b.npz", 2)
+    _, rows, _ = measured(steerdiff, tmp_path, *sides, "--only", "precision,recall")
+    assert rows["precision", "recogniser"]["value"] == 1 and rows["recall", "recogniser"]["value"] < 0.1
+
+
 def test_every_number_is_stamped(steerdiff: Run, tmp_path: Path) -> None:
     sides = "--generated", scenes(tmp_path / "a.npz", 1), "--reference", scenes(tmp_path / "b.npz", 2)
     size = "--kid-subset-size", 10, "--kid-subsets", 4, "--metric-seed", 9
