@@ -89,13 +89,12 @@ def _folder(folder: Path) -> Source:
         return torch.cat([to_uint8(load_image(path)) for path in paths[part]])
 
     names = tuple(path.relative_to(folder).with_suffix("").as_posix() for path in paths)
-    doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     return Source(
         title=str(folder),
         n=len(paths),
         size=first,
         read=read,
-        names=() if doubled else names,
+        names=names if len(set(names)) == len(names) else (),  # a.png beside a.jpg: neither can be meant
         paths=tuple(paths),
         facts={"left out": left_out} if left_out else {},
     )
