@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from .runtime import environment
 if TYPE_CHECKING:
     from .ablation.plan import Plan
     from .ablation.tables import Measured
+    from .evaluation.cells import Cell
 
 __all__ = ["Ablation", "main"]
 
@@ -68,10 +70,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
     ensure_writable(out)
     cells = {cell.key: cell for cell in made.cells if cell is not None}
-    print(f"{made.title}: {len(made.points)} points, {len(cells)} cells of {made.cases * len(made.seeds)} images")
+    if os.environ.get("RANK", "0") == "0":  # once under torchrun, where the other processes end in run_cells
+        print(_size(made, cells, flags))
     outcomes = run_cells(list(cells.values()), flags, progress=f"ablate {made.method}")
-    if outcomes is None:  # another process leads
-        return 0
     from .ablation.tables import measure
 
     by_key = {outcome.cell.key: outcome for outcome in outcomes}
@@ -100,6 +101,18 @@ def _planned(arguments: Sequence[str], file: str | None, prog: str) -> tuple[Pla
     fields = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Request)}
     made = plan(method, Request(**fields), study)
     return made, flags, flags.out or Path("out/ablate") / (Path(file).stem if file else method)
+
+
+def _size(made: Plan, cells: Mapping[str, Cell], flags: Ablation) -> str:
+    """Say how much there is to do."""
+    from .evaluation.provenance import machine, provenance
+    from .evaluation.store import Store
+
+    store, shared = Store(flags.cache), machine(flags)
+    stored = sum(store.path(cell, provenance(cell, shared)).is_file() for cell in cells.values())
+    refused = len(made.points) - sum(cell is not None for cell in made.cells)
+    words = f"{len(cells)} cells of {made.cases * len(made.seeds)} images, {stored} of them stored"
+    return f"{made.title}: {words}" + (f"; {refused} points of the grid are refused" if refused else "")
 
 
 def _write(made: Plan, rows: Sequence[Measured], out: Path, facts: dict[str, Any], machine: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 _MOST_LINES = len(_COLOURS)
 _LOG_SPAN = 30  # largest over smallest value from which an axis is logarithmic
-_COLUMNS = 3
 _INK, _GREY, _LIGHT = "#18181B", "#71717A", "#E4E4E7"
 
 
@@ -73,31 +72,29 @@ def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
     """Return the plot of an axis as PNG, a panel for each score that applies."""
     names, axis = shown_scores(rows), plan.axes[number]
     lines, scale = lines_of(plan, number, rows), scale_of(axis)
-    columns = min(_COLUMNS, len(names))
-    high = math.ceil(len(names) / columns)
-    figure = _figure((max(4.4 * columns, 6.5), 3.1 * high + 1.2))
-    panels = figure.subplots(high, columns, squeeze=False, sharex=True)
+    columns = min(len(names), 4 if len(names) > 6 else 3)
+    figure = _figure((4.1 * columns + 0.4, 3.2 * math.ceil(len(names) / columns) + 1.1))
+    panels = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False)
     for panel, name in zip(panels.flat, names, strict=False):
         for style, line in enumerate(lines):
             _draw(panel, line, name, scale, style)
         _finish(panel, axis, scale, name)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
-    for column in range(columns):
-        last = [panels[row][column] for row in range(high) if row * columns + column < len(names)][-1]
-        last.set_xlabel(axis.name.replace("+", " + "), fontsize=12)
-        last.tick_params(labelbottom=True)
-    averaged = len(lines) == 1 and len(plan.axes) > 1 and not lines[0].label
-    others = ", ".join(other.name for i, other in enumerate(plan.axes) if i != number)
-    title = f"{plan.title}{f', averaged over {others}' if averaged else ''}"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=_INK)
+    figure.suptitle(_title(plan, number, lines), x=0.01, ha="left", fontsize=15, fontweight="bold", color=_INK)
+    figure.supxlabel(axis.name.replace("+", " + "), fontsize=13, color=_INK)
     if len(lines) > 1:
         handles, labels = panels[0][0].get_legend_handles_labels()
-        place = {"loc": "outside lower left", "ncols": min(len(lines), 3 * columns // 2 + 1)}
-        figure.legend(handles, labels, frameon=False, fontsize=11, **place)
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=12, labelspacing=0.7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _title(plan: Plan, number: int, lines: Sequence[Line]) -> str:
+    others = [axis.name for i, axis in enumerate(plan.axes) if i != number]
+    averaged = bool(others) and not any(line.label for line in lines)
+    return f"{plan.title}, averaged over {' and '.join(others)}" if averaged else plan.title
 
 
 def _others(places: tuple[int, ...], number: int) -> tuple[int, ...]:
@@ -166,6 +163,8 @@ def _finish(panel: Any, axis: Axis, scale: Scale, name: str) -> None:
         panel.set_xscale("log")
     joint = "\n" if scale.kind == "categories" else ""
     panel.set_xticks(scale.places, [_tick(value, joint) for value in axis.values])
+    if score.percent:
+        panel.set_ylim(-4, 104)
     panel.minorticks_off()
     panel.tick_params(labelsize=10, color=_GREY, labelcolor=_INK)
     panel.spines[["top", "right"]].set_visible(False)
