@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from steerdiff.errors import UserError, require
-from steerdiff.io import ensure_writable
 from steerdiff.scripts.runtime import ModelFlags
 
-from .cells import Cell, Result
-from .provenance import changes, machine, provenance
-from .ranks import join_ranks, run_ranks
-from .slurm import run_slurm
-from .store import Store
-from .work import Missing, run_here, title
-from .workers import run_workers
+if TYPE_CHECKING:  # PyTorch is imported where cells are run: the flags alone are needed for --help
+    from steerdiff.train.distributed import World
+
+    from .cells import Cell, Result
+    from .store import Store
+    from .work import Missing
 
 __all__ = ["Outcome", "RunFlags", "run_cells"]
+
+_MOST_REASONS = 4
+_WAY_OUT = "--fresh computes them again; the stored results stay"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,11 @@ def run_cells(cells: Sequence[Cell], flags: RunFlags, *, progress: str | None = 
             such model or device; the store cannot be written; submitit is missing.
         SystemExit: Under ``torchrun`` in all processes but the first, at the end; with ``--no-wait`` after submission.
     """
+    from .provenance import machine, provenance
+    from .ranks import join_ranks
+    from .store import Store
+    from .work import Missing
+
     store = Store(flags.cache)
     world = join_ranks(flags, store)
     require(world.size == 1 or (flags.jobs == 1 and flags.slurm is None), "under torchrun give neither jobs nor slurm")
@@ -80,17 +87,7 @@ def run_cells(cells: Sequence[Cell], flags: RunFlags, *, progress: str | None = 
     missing = [item for key, item in wanted.items() if results[key] is None]
     if not flags.fresh:
         _refuse_stale(missing, store, len(wanted))
-    errors: dict[str, str] = {}
-    if missing:
-        ensure_writable(flags.cache)
-        if world.size > 1:
-            errors = run_ranks(missing, flags, store, progress)
-        elif flags.slurm is not None:
-            errors = run_slurm(missing, flags, store, progress)
-        elif flags.jobs > 1:
-            errors = run_workers(missing, flags, store, progress)
-        else:
-            errors = run_here(missing, flags, store, progress)
+    errors = _run(missing, flags, store, world, progress) if missing else {}
     for item in missing:
         results[item.cell.key] = store.read(item.cell, item.provenance)
         if results[item.cell.key] is None:
@@ -99,23 +96,44 @@ def run_cells(cells: Sequence[Cell], flags: RunFlags, *, progress: str | None = 
     return [Outcome(cell=cell, result=results[cell.key], error=errors.get(cell.key)) for cell in cells]
 
 
+def _run(
+    missing: Sequence[Missing], flags: RunFlags, store: Store, world: World, progress: str | None
+) -> dict[str, str]:
+    """Compute and store cells in the way that the flags ask for; return why some failed, by key."""
+    from steerdiff.io import ensure_writable
+
+    from .ranks import run_ranks
+    from .slurm import run_slurm
+    from .work import run_here
+    from .workers import run_workers
+
+    ensure_writable(flags.cache)
+    if world.size > 1:
+        return run_ranks(missing, flags, store, progress)
+    if flags.slurm is not None:
+        return run_slurm(missing, flags, store, progress)
+    if flags.jobs > 1:
+        return run_workers(missing, flags, store, progress)
+    return run_here(missing, flags, store, progress)
+
+
 def _refuse_stale(missing: Sequence[Missing], store: Store, total: int) -> None:
     """Raise one error for all missing cells that are stored with another provenance."""
-    stale: list[Missing] = []
-    reasons: dict[str, str] = {}
+    from .provenance import changes
+    from .work import title
+
+    stale: list[Cell] = []
+    reasons: dict[str, None] = {}
     for item in missing:
         differ = [changes(stored.provenance, item.provenance) for stored in store.others(item.cell)]
         if differ:
-            stale.append(item)
+            stale.append(item.cell)
             nearest: dict[str, str] = min(differ, key=len)
-            reasons |= nearest
+            reasons |= dict.fromkeys(nearest.values())
     if not stale:
         return
-    cell = stale[0].cell
-    count = f"{len(stale)} of {total} cells" if total > 1 else "the cell"
-    example = f"{title(cell)} in {store.home(cell)}"
-    what = "; ".join(reasons.values())
-    raise UserError(
-        f"{count} ({example}) {'were' if total > 1 else 'was'} stored with another {what}: "
-        "--fresh computes them again; the stored results stay"
-    )
+    count = f"{len(stale)} of {total} cells, such as" if total > 1 else "the cell"
+    example = f"{title(stale[0])} in {store.home(stale[0])},"
+    what, more = "; ".join(list(reasons)[:_MOST_REASONS]), len(reasons) - _MOST_REASONS
+    what += f"; and {more} more" if more > 0 else ""
+    raise UserError(f"{count} {example} {'were' if total > 1 else 'was'} stored with other {what}: {_WAY_OUT}")
