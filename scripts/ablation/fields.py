@@ -66,7 +66,7 @@ def check_paths(settings: Any, wanted: Iterable[str]) -> None:
                 not plain, f"{path} does not exist: {parent} is {value!r}, which has no fields; set {parent} itself"
             )
         same = [name for name in known if name.rpartition(".")[2] == last]
-        nearest = f"did you mean {' or '.join(same)}?" if same else closest(path, known)
+        nearest = f"did you mean {' or '.join(same)}?" if same else closest(path, known) if known else "it has none"
         require(path in known, f"{type(settings).__name__} has no field {path!r}; {nearest}")
 
 

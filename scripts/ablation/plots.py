@@ -22,6 +22,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 _MOST_LINES = len(_COLOURS)
 _LOG_SPAN = 30  # largest over smallest value from which an axis is logarithmic
+_SIDE_STEP = 0.016  # of the width, between bars of different lines at one value
 _INK, _GREY, _LIGHT = "#18181B", "#71717A", "#E4E4E7"
 
 
@@ -31,6 +32,12 @@ class Scale:
 
     places: tuple[float, ...]  #: x of each value
     kind: str  #: "linear", "log" or "categories"
+
+    def beside(self, place: float, steps: float) -> float:
+        """Return the place of a bar that stands some steps to the right of a value."""
+        if self.kind == "log":
+            return place * (max(self.places) / min(self.places)) ** (steps * _SIDE_STEP)
+        return place + (max(self.places) - min(self.places) or 1.0) * steps * _SIDE_STEP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +79,12 @@ def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
     """Return the plot of an axis as PNG, a panel for each score that applies."""
     names, axis = shown_scores(rows), plan.axes[number]
     lines, scale = lines_of(plan, number, rows), scale_of(axis)
-    columns = min(len(names), 4 if len(names) > 6 else 3)
+    columns = min(len(names), 3 if -len(names) % 3 < -len(names) % 4 else 4)  # as few empty places as may be
     figure = _figure((4.1 * columns + 0.4, 3.2 * math.ceil(len(names) / columns) + 1.1))
     panels = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False)
     for panel, name in zip(panels.flat, names, strict=False):
         for style, line in enumerate(lines):
-            _draw(panel, line, name, scale, style)
+            _draw(panel, line, name, scale, (style, len(lines)))
         _finish(panel, axis, scale, name)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
@@ -136,22 +143,27 @@ def _figure(size: tuple[float, float]) -> Any:
     return figure
 
 
-def _draw(panel: Any, line: Line, name: str, scale: Scale, style: int) -> None:
-    """Draw a score of one line: its means, and a band or bars between the ends of the intervals."""
-    factor = 100 if SCORES[name].percent else 1
+def _draw(panel: Any, line: Line, name: str, scale: Scale, style: tuple[int, int]) -> None:
+    """Draw a score of one line: its means in a band between the ends of the intervals.
+
+    Of categories, and of several lines, whose bands would hide each other, the intervals are bars; ``style`` is the
+    number of the line and how many there are, whose bars stand side by side.
+    """
+    factor, (number, count) = 100 if SCORES[name].percent else 1, style
     found = sorted((scale.places[place], own[name]) for place, own in line.intervals.items() if name in own)
     if not found:
         return
-    x, intervals = [place for place, _ in found], [interval for _, interval in found]
+    x, intervals = [scale.beside(place, number - (count - 1) / 2) for place, _ in found], [i for _, i in found]
     mean, low, high = ([factor * getattr(i, end) for i in intervals] for end in ("value", "low", "high"))
-    look = {"color": _COLOURS[style % _MOST_LINES], "marker": _MARKERS[style % len(_MARKERS)], "ms": 6, "lw": 1.8}
-    if scale.kind == "categories":
-        ends = list(zip(mean, low, high, strict=True))
-        reach = [[max(middle - a, 0) for middle, a, _ in ends], [max(b - middle, 0) for middle, _, b in ends]]
-        panel.errorbar(x, mean, yerr=reach, label=line.label, ls="none", capsize=3, **{**look, "lw": None})
-    else:
+    look: dict[str, Any] = {"color": _COLOURS[number], "marker": _MARKERS[number], "ms": 6, "label": line.label}
+    look["lw"] = 0 if scale.kind == "categories" else 1.8
+    if count == 1 and scale.kind != "categories":
         panel.fill_between(x, low, high, color=look["color"], alpha=0.16, lw=0)
-        panel.plot(x, mean, label=line.label, **look)
+        panel.plot(x, mean, **look)
+        return
+    ends = list(zip(mean, low, high, strict=True))
+    reach = [[max(middle - a, 0) for middle, a, _ in ends], [max(b - middle, 0) for middle, _, b in ends]]
+    panel.errorbar(x, mean, yerr=reach, elinewidth=1.2, capsize=2.5, **look)
 
 
 def _finish(panel: Any, axis: Axis, scale: Scale, name: str) -> None:

@@ -46,8 +46,9 @@ def sections_of(plan: Plan, rows: Sequence[Measured]) -> list[Section]:
         some = [by_place.get((place, *rest)) for place in columns]
         drawn = tuple(_row(case, number, some, guided) for number, case in enumerate(cases))
         names = [f"{plan.axes[i + 1].name} = {' + '.join(_texts(plan, i + 1, place))}" for i, place in enumerate(rest)]
-        title = f"{axis.name.replace('+', ' + ')}{': ' if names else ''}{', '.join(names)}"
-        sections.append(Section(title=title, note=_note(plan, len(cases), len(others)), heads=tuple(heads), rows=drawn))
+        columns_are, note = axis.name.replace("+", " + "), _note(plan, len(cases), len(others))
+        note = ", ".join(filter(None, [f"columns: {columns_are}" if names else "", note]))
+        sections.append(Section(title=", ".join(names) or columns_are, note=note, heads=tuple(heads), rows=drawn))
     return sections
 
 
