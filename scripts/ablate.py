@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import tyro
 
 from steerdiff.errors import require
 
+from .ablation.studies import read_study, shipped
 from .arguments import parse, plain, take_flag
 from .evaluation.running import RunFlags
 from .runtime import environment
@@ -74,30 +76,38 @@ def main(arguments: Sequence[str], prog: str) -> int:
         print(_size(made, cells, flags))
     outcomes = run_cells(list(cells.values()), flags, progress=f"ablate {made.method}")
     from .ablation.tables import measure
+    from .evaluation.provenance import machine
 
     by_key = {outcome.cell.key: outcome for outcome in outcomes}
     rows = []
     for point, cell in zip(made.points, made.cells, strict=True):
         outcome = by_key[cell.key] if cell else None
         rows.append(measure(point, outcome))
-    command = shlex.join([*prog.split(), *arguments])
-    _write(made, rows, out, {"command": command, "file": file, "flags": plain(flags)}, environment(flags.place()))
+    facts = {
+        "command": shlex.join([*prog.split(), *arguments]),
+        "file": file,
+        "flags": plain(flags),
+        "weights": machine(flags)["weights"],
+        "environment": environment(flags.place()),
+    }
+    _write(made, rows, out, facts)
     return int(any(row.error for row in rows))
 
 
 def _planned(arguments: Sequence[str], file: str | None, prog: str) -> tuple[Plan, Ablation, Path]:
     """Return what is run, the flags, and the folder for the results."""
-    from .ablation.plan import FOLDER, Request, method_named, plan, read_study
-
-    study = None if file is None else read_study(file)
     named = bool(arguments) and not arguments[0].startswith("-")
-    require(named or study is not None, f"the method comes first: {prog} METHOD {shlex.join(arguments[:1])} ...")
+    asks = any(word in ("-h", "--help") for word in arguments)
+    require(named or asks or file is not None, f"the method comes first: {prog} METHOD {shlex.join(arguments[:1])} ...")
+    note = _NOTE.format(shipped=", ".join(shipped()))
+    flags = parse(Ablation, arguments[int(named) :], prog=f"{prog} {arguments[0] if named else 'METHOD'}", note=note)
+    study = None if file is None else read_study(file)
+    from .ablation.plan import Request, method_named, plan
+
     method = arguments[0] if named else study.method if study else ""
     method_named(method)
     other = study is not None and study.method != method
     require(not other, f"{file} is an ablation of {study and study.method}, not of {method}; drop {method} or the file")
-    shipped = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-    flags = parse(Ablation, arguments[int(named) :], prog=f"{prog} {method}", note=_NOTE.format(shipped=shipped))
     fields = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Request)}
     made = plan(method, Request(**fields), study)
     return made, flags, flags.out or Path("out/ablate") / (Path(file).stem if file else method)
@@ -111,11 +121,15 @@ def _size(made: Plan, cells: Mapping[str, Cell], flags: Ablation) -> str:
     store, shared = Store(flags.cache), machine(flags)
     stored = sum(store.path(cell, provenance(cell, shared)).is_file() for cell in cells.values())
     refused = len(made.points) - sum(cell is not None for cell in made.cells)
-    words = f"{len(cells)} cells of {made.cases * len(made.seeds)} images, {stored} of them stored"
-    return f"{made.title}: {words}" + (f"; {refused} points of the grid are refused" if refused else "")
+    words = (
+        f"{len(cells)} cell{'s' * (len(cells) != 1)} of {made.cases * len(made.seeds)} images, {stored} of them stored"
+    )
+    return f"{made.title}: {words}" + (
+        f"; {refused} of the grid's {len(made.points)} points are refused" if refused else ""
+    )
 
 
-def _write(made: Plan, rows: Sequence[Measured], out: Path, facts: dict[str, Any], machine: dict[str, Any]) -> None:
+def _write(made: Plan, rows: Sequence[Measured], out: Path, facts: dict[str, Any]) -> None:
     """Write all files, and print the table and where they are."""
     from steerdiff.io import atomic_write
 
@@ -125,7 +139,7 @@ def _write(made: Plan, rows: Sequence[Measured], out: Path, facts: dict[str, Any
     from .ablation.tables import cases_csv, markdown, scores_csv
 
     table = markdown(made, rows)
-    record = {**facts, "environment": machine, **facts_of(made, rows)}
+    record = {**facts, **facts_of(made, rows)}
     files = {
         "ablation.csv": scores_csv(made, rows),
         "cases.csv": cases_csv(made, rows),
@@ -145,12 +159,12 @@ def _put(content: bytes, stream: IO[bytes]) -> None:
 
 
 def _overview(prog: str) -> str:
-    from .ablation.plan import FOLDER
     from .evaluation.contestants import RUNNERS
 
     width = max(map(len, RUNNERS))
     lines = [f"  {name:<{width}}  {(cls.__doc__ or '').strip().splitlines()[0]}" for name, cls in RUNNERS.items()]
-    shipped = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
     usage = f"usage: {prog} METHOD --sweep FIELD=A,B,C [--sweep ...] [OPTIONS]\n       {prog} --config NAME [OPTIONS]"
-    more = f"{prog} METHOD --help shows the flags. Ablations of the papers, by --config NAME: {shipped}."
-    return "\n".join([usage, "", *lines, "", more])
+    names = textwrap.fill(
+        f"Ablations of the papers, by --config NAME: {', '.join(shipped())}.", 100, break_on_hyphens=False
+    )
+    return "\n".join([usage, "", *lines, "", names, f"{prog} METHOD --help shows the flags."])

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from steerdiff.errors import UserError, require
-from steerdiff.scripts.arguments import read_mapping
 from steerdiff.scripts.evaluation.cells import Cell
 from steerdiff.scripts.evaluation.contestants import RUNNERS
 from steerdiff.scripts.method_flags import presets_of
 from steerdiff.scripts.papers import PAPERS, Paper
-from steerdiff.scripts.suggestions import check_keys, closest
+from steerdiff.scripts.suggestions import closest
 from steerdiff.train.benchmark import TASKS, draw_cases
 
 from .fields import replaced
+from .studies import Study
 from .sweeps import Axis, Point, axis_from_list, axis_from_text, check_axes, points
 
-__all__ = ["FOLDER", "Plan", "Request", "Study", "method_named", "plan", "read_study"]
+__all__ = ["Plan", "Request", "method_named", "plan"]
 
-#: The ablations that come with the library.
-FOLDER = Path(__file__).resolve().parents[1] / "ablations"
 _YARDSTICK_TASKS = {"sample": "draw", "unchanged": "reconstruct"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """An ablation in a file."""
-
-    method: str  #: name in ``RUNNERS``
-    title: str = ""  #: of the table and the plots
-    preset: str | None = None  #: where the base starts: a preset of the method
-    paper: str | None = None  #: or its paper's "published" or "tuned" settings
-    base: Mapping[str, Any] = dataclasses.field(default_factory=dict)  #: fields of the base, by dotted path
-    sweep: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  #: lists of values by field, or fields joined by +
-    task: str | None = None  #: of the benchmark
-    cases: int | None = None  #: of the task
-    seeds: int | None = None  #: 0, 1, ... of each case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,28 +58,6 @@ def method_named(name: str) -> type[Any]:
     """Return what can be ablated under that name; UserError names the nearest."""
     require(name in RUNNERS, f"there is no method {name!r}; {closest(name, RUNNERS)}")
     return RUNNERS[name]
-
-
-def read_study(file: str) -> Study:
-    """Return the ablation in a file, or in the one of that name that comes with the library.
-
-    Raises:
-        UserError: There is no such file, or it has other keys or types.
-    """
-    path = Path(file)
-    shipped = {item.stem: item for item in sorted(FOLDER.glob("*.yaml"))}
-    if not path.suffix and not path.exists():
-        require(file in shipped, f"there is no file {file}, and no ablation of that name; {closest(file, shipped)}")
-        path = shipped[file]
-    values = read_mapping(path)
-    check_keys(values, [field.name for field in dataclasses.fields(Study)], str(path))
-    require("method" in values, f"{path} names no method; write 'method: NAME' in it, one of {', '.join(RUNNERS)}")
-    kinds = {"base": dict, "sweep": dict, "cases": int, "seeds": int}
-    for name, value in values.items():
-        kind = kinds.get(name, str)
-        fits = type(value) is kind or (value is None and name not in ("method", "base", "sweep"))
-        require(fits, f"{path}: {name} is {value!r}; expected {'a mapping' if kind is dict else kind.__name__}")
-    return Study(**values)
 
 
 def plan(method: str, asked: Request, study: Study | None = None) -> Plan:

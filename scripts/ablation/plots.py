@@ -15,7 +15,7 @@ from .plan import Plan
 from .sweeps import Axis
 from .tables import Measured, shown, shown_scores
 
-__all__ = ["Line", "Scale", "lines_of", "plot", "scale_of"]
+__all__ = ["Line", "Scale", "lines_of", "plot", "scale_of", "title_of"]
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -36,7 +36,7 @@ class Scale:
     def beside(self, place: float, steps: float) -> float:
         """Return the place of a bar that stands some steps to the right of a value."""
         if self.kind == "log":
-            return place * (max(self.places) / min(self.places)) ** (steps * _SIDE_STEP)
+            return float(place * (max(self.places) / min(self.places)) ** (steps * _SIDE_STEP))
         return place + (max(self.places) - min(self.places) or 1.0) * steps * _SIDE_STEP
 
 
@@ -88,7 +88,7 @@ def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
         _finish(panel, axis, scale, name)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
-    figure.suptitle(_title(plan, number, lines), x=0.01, ha="left", fontsize=15, fontweight="bold", color=_INK)
+    figure.suptitle(title_of(plan, number, lines), x=0.01, ha="left", fontsize=15, fontweight="bold", color=_INK)
     figure.supxlabel(axis.name.replace("+", " + "), fontsize=13, color=_INK)
     if len(lines) > 1:
         handles, labels = panels[0][0].get_legend_handles_labels()
@@ -98,7 +98,8 @@ def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
     return buffer.getvalue()
 
 
-def _title(plan: Plan, number: int, lines: Sequence[Line]) -> str:
+def title_of(plan: Plan, number: int, lines: Sequence[Line]) -> str:
+    """Return the title, which says where other fields are averaged over."""
     others = [axis.name for i, axis in enumerate(plan.axes) if i != number]
     averaged = bool(others) and not any(line.label for line in lines)
     return f"{plan.title}, averaged over {' and '.join(others)}" if averaged else plan.title
@@ -170,7 +171,7 @@ def _finish(panel: Any, axis: Axis, scale: Scale, name: str) -> None:
     score = SCORES[name]
     unit = ", %" if score.percent else ""
     better = f"   ({score.better} is better)" if score.better else ""
-    panel.set_title(f"{score.title}{unit}{better}", loc="left", fontsize=11.5, color=_INK)
+    panel.settitle_of(f"{score.title}{unit}{better}", loc="left", fontsize=11.5, color=_INK)
     if scale.kind == "log":
         panel.set_xscale("log")
     joint = "\n" if scale.kind == "categories" else ""
