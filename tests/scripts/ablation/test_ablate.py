@@ -19,7 +19,8 @@ from steerdiff.scripts.evaluation.provenance import machine, provenance
 from steerdiff.scripts.evaluation.running import RunFlags
 from steerdiff.scripts.evaluation.store import Store
 from steerdiff.train.benchmark import summary
-from tests.scripts.conftest import Done
+
+from ..conftest import Done
 
 SMALL = ("--cases", 2, "--seeds", 2, "--set", "steps=1")
 TABLES = ("ablation.csv", "cases.csv", "ablation.md")

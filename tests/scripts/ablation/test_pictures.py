@@ -24,13 +24,14 @@ def planned(*sweeps: str, method: str = "sdedit", **size: Any) -> Plan:
 
 
 def measured(made: Plan) -> list[Measured]:
-    """Rows whose scores are 1, 2, 3, ... in the order of the grid, and whose pictures are as grey as that."""
+    """Rows whose scores are 1, 2, 3, ... in the order of the grid; pictures are of 10 times that grey plus their case."""
     rows = []
     for number, (point, cell) in enumerate(zip(made.points, made.cells, strict=True), 1):
         if cell is None:
             rows.append(Measured(point=point, error=point.error))
             continue
-        images = torch.full((made.cases, len(made.seeds), 3, 64, 64), number, dtype=torch.uint8)
+        greys = 10 * number + torch.arange(made.cases).reshape(-1, 1, 1, 1, 1)
+        images = greys.expand(made.cases, len(made.seeds), 3, 64, 64).to(torch.uint8)
         result = Result(images=images, evaluations=1.0, seconds=1.0)
         intervals = {"inside": Interval(number, number - 1, number + 2), "right": Interval(0.5, 0.25, 0.75)}
         rows.append(Measured(point=point, cell=cell, result=result, intervals=intervals))
@@ -114,11 +115,12 @@ def test_the_sheet_has_a_row_for_each_case_and_a_column_for_each_value() -> None
     assert (section.title, section.heads) == ("t0", ("given", "true answer", "0.2", "0.4", "0.6"))
     assert [len(row.cells) for row in section.rows] == [5, 5]
     cases = draw_cases("strokes", 2)
-    for row, case in zip(section.rows, cases, strict=True):
+    for number, (row, case) in enumerate(zip(section.rows, cases, strict=True)):
         given, truth, *results = [cell.image for cell in row.cells]
-        assert given is case.image or (given is not None and torch.equal(given, case.image))
+        assert given is not None and torch.equal(given, case.image)
         assert truth is not None and torch.equal(truth, case.truth)
-        assert [round((float(image.mean()) + 1) * 127.5) for image in results if image is not None] == [1, 2, 3]
+        greys = [round((float(image.mean()) + 1) * 127.5) for image in results if image is not None]
+        assert greys == [10 + number, 20 + number, 30 + number]
 
 
 def test_the_other_fields_are_sections_and_what_failed_is_said_in_its_place() -> None:
