@@ -171,7 +171,7 @@ def _finish(panel: Any, axis: Axis, scale: Scale, name: str) -> None:
     score = SCORES[name]
     unit = ", %" if score.percent else ""
     better = f"   ({score.better} is better)" if score.better else ""
-    panel.settitle_of(f"{score.title}{unit}{better}", loc="left", fontsize=11.5, color=_INK)
+    panel.set_title(f"{score.title}{unit}{better}", loc="left", fontsize=11.5, color=_INK)
     if scale.kind == "log":
         panel.set_xscale("log")
     joint = "\n" if scale.kind == "categories" else ""

@@ -24,7 +24,7 @@ def planned(*sweeps: str, method: str = "sdedit", **size: Any) -> Plan:
 
 
 def measured(made: Plan) -> list[Measured]:
-    """Rows whose scores are 1, 2, 3, ... in the order of the grid; pictures are of 10 times that grey plus their case."""
+    """Rows that score 1, 2, 3, ... in the order of the grid; pictures have 10 times that grey, plus their case."""
     rows = []
     for number, (point, cell) in enumerate(zip(made.points, made.cells, strict=True), 1):
         if cell is None:
