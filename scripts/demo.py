@@ -18,14 +18,11 @@ from .runtime import ModelFlags
 from .sample import Sample, sample_with
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from steerdiff.guidance import Model
 
 __all__ = ["Demo", "main"]
 
 SCENES_SEED = 2_000_000  # scenes that no training run has
-MASK_MARGIN = 2  # pixels around what changes
 TITLE = "steerdiff: one small model, every method"
 
 
@@ -87,6 +84,7 @@ def _samples(flags: Demo, model: Model) -> list[tuple[str, Path]]:
 def _edit(flags: Demo, model: Model, method: str, stem: str, example: Example) -> Shown:
     """Save the inputs of an example and run the very command that the page shows."""
     from steerdiff.io import save_image
+    from steerdiff.train.benchmark import box_around
     from steerdiff.train.scenes import EmojiScenes
 
     pair = EmojiScenes(seed=SCENES_SEED, pairs=0.0, image_size=model.size[0]).edit_pair(example.number, example.kind)
@@ -95,7 +93,7 @@ def _edit(flags: Demo, model: Model, method: str, stem: str, example: Example) -
     pictures = {"input": save_image(pair.source.image, inputs / f"{stem}.png")}
     words = ["--image", str(pictures["input"])]
     if example.masked:
-        pictures["mask"] = save_image(_box(pair.mask) * 2 - 1, inputs / f"{stem}-mask.png")
+        pictures["mask"] = save_image(box_around(pair.mask) * 2 - 1, inputs / f"{stem}-mask.png")
         words += ["--mask", str(pictures["mask"])]
     if example.source_flag:
         words += [example.source_flag, pair.source.caption]
@@ -108,17 +106,6 @@ def _edit(flags: Demo, model: Model, method: str, stem: str, example: Example) -
     pictures |= {"result": paths[0], "true answer": save_image(truth.image, truth_path)}
     command = shlex.join(["steerdiff", "edit", method, *words])
     return Shown(method=method, example=example, prompt=truth.caption, command=command, pictures=pictures)
-
-
-def _box(mask: Tensor) -> Tensor:
-    """Return the box around what a mask [1, H, W] marks, a little wider: the shape of the answer is not given away."""
-    import torch
-
-    rows, columns = mask[0].any(1).nonzero()[:, 0], mask[0].any(0).nonzero()[:, 0]
-    box = torch.zeros_like(mask)
-    top, left = max(0, int(rows.min()) - MASK_MARGIN), max(0, int(columns.min()) - MASK_MARGIN)
-    box[:, top : int(rows.max()) + MASK_MARGIN + 1, left : int(columns.max()) + MASK_MARGIN + 1] = 1
-    return box
 
 
 def _write_gallery(flags: Demo, samples: Sequence[tuple[str, Path]], shown: Sequence[Shown]) -> None:
