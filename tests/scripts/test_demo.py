@@ -78,7 +78,7 @@ def test_the_demo_makes_a_page_and_a_picture(
 
 def test_the_mask_of_the_demo_covers_what_changes_and_is_a_box() -> None:
     pair = EmojiScenes(seed=1, pairs=0.0).edit_pair(0, "object")
-    box = demo._box(pair.mask)
+    box = box_around(pair.mask)
     assert bool((box >= pair.mask).all())
     rows, columns = box[0].any(1), box[0].any(0)
     assert torch.equal(box[0], (rows[:, None] & columns[None]).float())
