@@ -55,7 +55,9 @@ class Reproduce:
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Print or run the recipe of the paper that the first argument names; without one, list them."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments and arguments[0] in ("-h", "--help"):  # without PyTorch, which the list of papers imports
+        parse(Reproduce, ["--help"], prog=f"{prog} PAPER", note=f"{prog} without more lists papers and recipes.")
+    if not arguments:
         from .reproduction.text import overview
 
         print(overview(prog))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Read", "Root", "hashes", "read_source"]
+__all__ = ["Read", "Root", "hashes", "reached", "read_source"]
 
 #: Module and a name in it.
 Root = tuple[str, str]
@@ -56,20 +56,31 @@ def hashes(roots: Iterable[Root], *, read: Read = read_source, without: Iterable
     Returns:
         12 hexadecimal digits by the module's full name, sorted by name.
     """
+    found = reached(roots, read=read, without=without)
+    return {module: _digest(texts) for module, texts in sorted(found.items()) if any(texts.values())}
+
+
+def reached(
+    roots: Iterable[Root], *, read: Read = read_source, without: Iterable[str] = ()
+) -> dict[str, dict[str, str]]:
+    """Return the definitions that the roots depend on: by module, by name, their text as it is hashed.
+
+    Arguments as for `hashes`.
+    """
     parse = _parser(read)
     queue = list(roots)
     tops, left_out = {module.split(".")[0] for module, _ in queue}, tuple(without)
-    reached: dict[str, dict[str, str]] = {}
+    found: dict[str, dict[str, str]] = {}
     while queue:
         module, name = queue.pop()
         outside = module.split(".")[0] not in tops or any(f"{module}.".startswith(f"{part}.") for part in left_out)
-        parsed = None if outside or name in reached.get(module, ()) else parse(module)
+        parsed = None if outside or name in found.get(module, ()) else parse(module)
         if parsed is None:
             continue
         text, targets = parsed.follow(module, name, lambda inner: parse(inner) is not None)
-        reached.setdefault(module, {})[name] = text
+        found.setdefault(module, {})[name] = text
         queue += [*targets, (module, _EFFECTS)]
-    return {module: _digest(texts) for module, texts in sorted(reached.items()) if any(texts.values())}
+    return found
 
 
 def _digest(texts: dict[str, str]) -> str:

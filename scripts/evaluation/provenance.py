@@ -29,7 +29,7 @@ from steerdiff.train.benchmark import draw_cases
 from .cells import Cell
 from .dependencies import Root, hashes
 
-__all__ = ["changes", "digest", "machine", "provenance", "weights_hash"]
+__all__ = ["changes", "code_roots", "digest", "machine", "provenance", "weights_hash"]
 
 #: What every cell runs.
 _ROOTS: tuple[Root, ...] = (
@@ -74,9 +74,14 @@ def provenance(cell: Cell, shared: Mapping[str, Any]) -> dict[str, Any]:
         cell: The cell.
         shared: What `machine` gives.
     """
-    roots = {(kind.__module__, kind.__qualname__.split(".")[0]) for kind in _kinds(cell.settings)}
-    code = _code(frozenset(roots))
+    code = _code(frozenset(code_roots(cell.settings)))
     return {**shared, "cases": _cases(cell.task, cell.cases, cell.case_seed), "code": dict(code)}
+
+
+def code_roots(settings: Any) -> list[Root]:
+    """Return the definitions from which all code is reached that a cell with these settings runs."""
+    own = {(kind.__module__, kind.__qualname__.split(".")[0]) for kind in _kinds(settings)}
+    return [*_ROOTS, *sorted(own)]
 
 
 def digest(facts: Mapping[str, Any]) -> str:
@@ -113,7 +118,7 @@ def weights_hash(source: str) -> str | None:
 
 @cache
 def _code(roots: frozenset[Root]) -> dict[str, str]:
-    return hashes([*_ROOTS, *sorted(roots)], without=_HASHED_BY_VALUE)
+    return hashes(sorted(roots), without=_HASHED_BY_VALUE)
 
 
 @cache

@@ -157,8 +157,9 @@ _INVERSION = Recipe(
         "Results are compared as saved, in 256 grey levels: rounding alone is an error of 1.3e-6.",
     ),
     toy=Toy(
-        runs=tuple(Run(label=f"S = {steps}", settings=_inversion(steps)) for steps in (10, 25)),
+        runs=tuple(Run(label=f"S = {steps}", settings=_inversion(steps)) for steps in (5, 15)),
         task="reconstruct",
+        n=2,
     ),
 )
 

@@ -34,7 +34,7 @@ _FACES = Recipe(
     metrics=("low_pass", "lpips", "fid"),
     protocol="FID of 50,000 samples against the training set for each N, LPIPS between samples of one reference",
     missing="No number could be verified, FID for each N included. Reported instead: the difference of the low "
-    "frequencies from the reference's, LPIPS to the reference (both should rise with N), and FID where there is a "
+    "frequencies from the reference's, LPIPS to the reference (it should rise with N), and FID where there is a "
     "reference set.",
     remarks=(
         "The first run is the command of the README; the others are the paper's settings as we recall them, which it "

@@ -111,10 +111,6 @@ class Recipe:
         for result in self.ours:
             require(result.setting in labels, f"{self.name}: our result is of {result.setting!r}, which is no run")
 
-    def run(self, label: str) -> Run | None:
-        """Return the run of a label."""
-        return next((run for run in self.runs if run.label == label), None)
-
     def pulls(self, run: Run) -> bool:
         """Say whether a run uses the classifier."""
         return self.classifier is not None and getattr(run.settings, "classifier_scale", self.classifier_scale) != 0

@@ -58,6 +58,21 @@ class Ruler:
         """Return every metric of the recipe for the results in ``folder``; what cannot be computed says why."""
         return [self._one(name, run, _Results(ruler=self, run=run, folder=folder)) for name in self._metrics(run)]
 
+    def foreseen(self) -> list[str]:
+        """Return which metrics will not be computed and why, as far as can be known before anything is drawn."""
+        needs: dict[str, Callable[[], object]] = {
+            **{name: lambda: (self.network, self.reference) for name in ("fid", "kid", "precision", "recall")},
+            "is": lambda: self.network,
+            "lpips": lambda: self.pairs,
+        }
+        found = []
+        for name in self.experiment.recipe.metrics:
+            try:
+                needs.get(name, tuple)()
+            except UserError as error:
+                found.append(f"{METRICS[name].title} will not be computed: {error}")
+        return found
+
     def _metrics(self, run: Run) -> list[str]:
         """Names that apply to a run."""
         names = self.experiment.recipe.metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +141,8 @@ def _carried_out(experiment: Experiment, ruler: Ruler, doubts: Sequence[str], *,
     """Draw, measure, compare and save."""
     recipe, runs = experiment.recipe, experiment.runs
     _check_pictures(experiment)
+    for reason in ruler.foreseen():
+        warnings.warn(reason, stacklevel=2)
     drawn = {run.label: draw(experiment, run, progress=run.label) for run in runs}
     measured = [one for run in runs for one in ruler.measure(run, drawn[run.label].folder)]
     remarks = [recipe.missing] if recipe.missing else []

@@ -64,7 +64,7 @@ def overview(prog: str) -> str:
     end = (
         f"{prog} PAPER prints a recipe, and runs it where weights and data are given; {prog} PAPER --help shows flags."
     )
-    return "\n".join([f"usage: {prog} PAPER [--recipe NAME] [OPTIONS]", "", *lines, "", end])
+    return "\n".join(["Papers and their recipes:", "", *lines, "", end])
 
 
 def command_of(paper: Paper, recipe: Recipe, *, toy: bool = False) -> str:

@@ -22,6 +22,7 @@ from steerdiff.scripts.bench import measure
 from steerdiff.scripts.bench_cases import Contest
 from steerdiff.scripts.demo_examples import EXAMPLES, PROMPTS
 from steerdiff.scripts.gallery import Cell, Row, Section, draw_gallery
+from steerdiff.train.benchmark import box_around
 from steerdiff.train.scenes import WORDS, EmojiScenes, parse_caption
 
 from .conftest import Done, save_tiny
