@@ -67,8 +67,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
     ensure_writable(flags.out)
     chosen = [(name, claim) for name, paper in PAPERS.items() for claim in paper.claims if _asked(name, flags)]
     findings = find(chosen, flags)
-    if findings is None:
-        return 0
     facts = {
         "options": plain(flags),
         "environment": environment(flags.place()),
@@ -122,8 +120,8 @@ def command_of(claim: Claim, flags: Claims) -> str:
     return shlex.join([*words, "--cases", str(cases), "--seeds", str(seeds)])
 
 
-def find(claims: Sequence[tuple[str, Claim]], flags: Claims) -> list[Finding] | None:
-    """Run what the claims compare, each cell once, and judge; None in the processes that do not lead.
+def find(claims: Sequence[tuple[str, Claim]], flags: Claims) -> list[Finding]:
+    """Run what the claims compare, each cell once, and judge.
 
     Args:
         claims: Names of papers with their claims.
@@ -133,8 +131,6 @@ def find(claims: Sequence[tuple[str, Claim]], flags: Claims) -> list[Finding] | 
 
     pairs = [cells_of(claim, flags) for _, claim in claims]
     outcomes = run_cells([cell for pair in pairs for cell in pair], flags, progress="claims")
-    if outcomes is None:
-        return None
     sides = list(zip(outcomes[::2], outcomes[1::2], strict=True))
     return [
         _judge(name, claim, side, command_of(claim, flags)) for (name, claim), side in zip(claims, sides, strict=True)
@@ -198,7 +194,7 @@ def markdown(findings: Sequence[Finding]) -> str:
                 f"| {claim.text} ({claim.source}) | **{one.verdict}** | {measured} | {values[0]} | {values[1]} "
                 f"| {one.note or one.difference} |"
             )
-        lines += ["", "```text", *(one.command for one in own), "```"]
+        lines += ["", "```text", *dict.fromkeys(one.command for one in own), "```"]
     return "\n".join(lines) + "\n"
 
 
