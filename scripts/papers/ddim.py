@@ -21,7 +21,7 @@ DDIM_PAPER = Paper(
     tasks=("object", "style", "colour", "move", "reconstruct"),
     published=DDIMInversion(steps=100),
     translation="none: 100 steps of a stride, no guidance",
-    tuned=DDIMInversion(steps=50, spacing="trailing", guidance=3.0),
+    tuned=DDIMInversion(steps=25, fixed_point=3),
     deterministic=True,
     claims=(
         Claim(

@@ -21,7 +21,7 @@ ILVR_PAPER = Paper(
     tasks=("style", "low resolution", "strokes"),
     published=ILVR(downsample=8, guidance=1.0),
     translation="N = 32 of 256 pixels becomes 8 of 64; the caption without guidance",
-    tuned=ILVR(downsample=8, steps=50, range_t=10, guidance=3.0),
+    tuned=ILVR(downsample=8, steps=50, range_t=10, guidance=1.0),
     claims=(
         Claim(
             text="a larger factor N gives more variety",

@@ -21,7 +21,7 @@ REPAINT_PAPER = Paper(
     tasks=("object", "add", "remove", "hole"),
     published=RePaint(steps=50, guidance=1.0),
     translation="250 times become 50, j = 10 and r = 10 stay; the caption without guidance",
-    tuned=RePaint(steps=50, jump_length=5, jump_n_sample=2, guidance=3.0),
+    tuned=RePaint(steps=50, jump_length=10, jump_n_sample=4, guidance=1.0),
     claims=(
         Claim(
             text="resampling fills holes better than plain conditioning",

@@ -21,7 +21,7 @@ SDEDIT_PAPER = Paper(
     tasks=("object", "style", "colour", "add", "remove", "hole", "low resolution", "strokes"),
     published=SDEdit(steps=100, guidance=1.0),
     translation="1000 times become 100; the caption without guidance",
-    tuned=SDEdit(t0=0.7, repeats=1, steps=50, clip="clip", guidance=3.0),
+    tuned=SDEdit(t0=0.5, repeats=2, steps=50, clip="clip", guidance=1.0),
     claims=(
         Claim(
             text="a larger t0 is less faithful to the guide",

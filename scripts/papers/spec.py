@@ -47,7 +47,7 @@ class Paper:
     tasks: tuple[str, ...] = ()  #: of the benchmark, those that the paper claims to do
     published: Any = None  #: the published settings, translated to this model
     translation: str = ""  #: what was translated, and how
-    tuned: Any = None  #: one setting for all tasks, tuned to this model
+    tuned: Any = None  #: one setting for all tasks, tuned to this model on other cases than those of the benchmark
     deterministic: bool = False  #: the result does not depend on the seed
     claims: tuple[Claim, ...] = ()
     ablations: tuple[str, ...] = field(default=())  #: files in ``scripts/ablations`` without their suffix
