@@ -26,6 +26,9 @@ _RECOGNISER = Path("assets/weights/recogniser.safetensors")
 _ART = Path("assets/emoji/index.json")
 _RESULTS = Path("docs/results")
 _GALLERY = Path("docs/gallery.png")
+_CLAIMS = Path("docs/claims.md")
+#: Of what ``evaluate edits`` writes, what is kept; the page and its pictures are not.
+_EDITS = ("edits.json", "edits.md", "edits-summary.md", "edits.png")
 _SAMPLES = ("samples.json", "samples.md")
 
 
@@ -62,6 +65,17 @@ def _samples(root: Path) -> None:
     _steerdiff("evaluate", "samples", "--generated", "model", "--reference", "scenes", *flags)
 
 
+def _edits(root: Path) -> None:
+    _steerdiff("evaluate", "edits", "--jobs", 2, "--cache", root / "out/cells", "--out", root / "out/evaluate")
+    for name in _EDITS:
+        _copy(root / "out/evaluate" / name, root / _RESULTS / name)
+
+
+def _claims(root: Path) -> None:
+    _steerdiff("evaluate", "claims", "--jobs", 2, "--cache", root / "out/cells", "--out", root / "out/claims")
+    _copy(root / "out/claims/claims.md", root / _CLAIMS)
+
+
 def _gallery(root: Path) -> None:
     _steerdiff("demo", "--out", root / "out/demo")
     _copy(root / "out/demo/gallery.png", root / _GALLERY)
@@ -82,6 +96,8 @@ STEPS: dict[str, Stage] = {
     ),
     "gallery": Stage(inputs=(_BASE,), outputs=(_GALLERY,), make=_gallery),
     "samples": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _SAMPLES), make=_samples),
+    "edits": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _EDITS), make=_edits),
+    "claims": Stage(inputs=(_BASE, _RECOGNISER), outputs=(_CLAIMS,), make=_claims),
 }
 
 

@@ -42,7 +42,7 @@ ILVR_PAPER = Paper(
             base=_BASE,
             before={"downsample": 4},
             after={"downsample": 16},
-            score="inside",
+            score="guide",
             rises=True,
         ),
         Claim(

@@ -69,3 +69,27 @@ def test_links_between_the_documents_lead_somewhere(name: str) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", prose)
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert missing == []
+
+
+def rows(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+@pytest.mark.parametrize("name", ["embedded.md", "edits-summary.md"])
+def test_the_tables_of_the_readme_are_what_the_commands_wrote(name: str) -> None:
+    assert set(rows((ROOT / "docs/results" / name).read_text())) <= set(rows((ROOT / "README.md").read_text()))
+
+
+def test_the_readmes_numbers_of_samples_are_those_of_the_command() -> None:
+    written = [row.split("|")[1:6] for row in rows((ROOT / "docs/results/samples.md").read_text())]
+    numbers = {
+        words[0].split("(")[0].strip(): (float(words[2]), float(words[4]))
+        for words in written
+        if re.fullmatch(r"[\d.]+", words[2].strip())
+    }
+    shown = [[word.strip() for word in row.split("|")[1:4]] for row in rows((ROOT / "README.md").read_text())]
+    table = {words[0].split("(")[0].split(" of ")[0].strip(): words[1:] for words in shown if len(words) == 3}
+    assert len(numbers) == 5
+    for name, values in numbers.items():
+        for text, value in zip(table[name], values, strict=True):
+            assert abs(float(text) - value) <= 0.5000001 * 10.0 ** -len(text.partition(".")[2]), name
