@@ -9,7 +9,7 @@ from .clip import build_clip, clip_config, clip_size, image_features, prepare, t
 from .clip_file import load_clip
 from .clip_text import ClipText
 from .config import AutoencoderConfig, EncoderUNetConfig, UNetConfig, config_from_dict
-from .control import AttentionEdit, Control, Site, Taps
+from .control import AttentionEdit, Control, HShift, Site, Taps
 from .encoder_unet import EncoderUNet
 from .layers import upsampled
 from .text import TextConfig, WordEncoder
@@ -31,6 +31,7 @@ __all__ = [
     "Control",
     "EncoderUNet",
     "EncoderUNetConfig",
+    "HShift",
     "Posterior",
     "Site",
     "Taps",

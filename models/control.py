@@ -5,7 +5,7 @@ All of it is data passed along with the call. A network that gets no ``Control``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from steerdiff.errors import require
 
-__all__ = ["AttentionEdit", "Control", "Site", "Taps"]
+__all__ = ["AttentionEdit", "Control", "HShift", "Site", "Taps"]
 
 Kind = Literal["self", "cross"]
+#: ``shift(h [B, C, h, w], emb [B, D], t [B])``, broadcast over the bottleneck h; emb is the UNet's embedding of t
+HShift = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,23 @@ class Control:
 
     edit: AttentionEdit | None = None  #: attention edits
     taps: Taps | None = None  #: what to keep
-    h_shift: Tensor | None = None  #: added to the bottleneck, broadcast over [B, C, h, w] (Kwon et al. 2023, eq. 5)
+    #: added to the bottleneck, broadcast over [B, C, h, w], or what computes it from there (Kwon et al. 2023, eq. 5)
+    h_shift: Tensor | HShift | None = None
+    #: also go up without the shift: the output's channels are first those without it, then those with it
+    keeps_plain: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.h_shift is not None or not self.keeps_plain,
+            "keeps_plain goes up with and without h_shift, and none is given; give h_shift too",
+        )
+
+    def shifted(self, h: Tensor, emb: Tensor, t: Tensor) -> Tensor:
+        """Return the bottleneck ``h`` [B, C, h, w] with its shift; ``emb`` [B, D] and ``t`` [B] are the time's."""
+        if self.h_shift is None:
+            return h
+        shift = self.h_shift if isinstance(self.h_shift, Tensor) else self.h_shift(h, emb, t)
+        return h + shift.to(h)
 
     def check(self, sites: Iterable[tuple[Site, int]]) -> None:
         """Raise ``UserError`` if an edit or a tap concerns none of the network's attentions: it would do nothing.

@@ -60,6 +60,8 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Return the output of the network, [B, out_channels, H, W], in the dtype of ``x``.
 
+        Where ``control`` keeps the plain output beside the shifted one it has twice the channels.
+
         Args:
             x: Noisy images [B, C, H, W]; H and W divisible by ``config.divisor``, C and the channels of ``concat``
                 together ``config.in_channels``.
@@ -81,31 +83,39 @@ class UNet(nn.Module):
         emb = self.time_embed(time_embedding(t, self.config.model_channels, self.config.time_features).to(self.dtype))
         if y is not None:
             emb = emb + self.label_emb(y)
-        context = None if context is None else context.to(self.dtype)
+        rest = (emb, None if context is None else context.to(self.dtype), context_mask, control)
         h = (x if concat is None else torch.cat([x, concat.to(x.dtype)], dim=1)).to(self.dtype)
         if self.config.unshuffle > 1:
             h = functional.pixel_unshuffle(h, self.config.unshuffle)
         skips = []
         for block in self.input_blocks:
-            h = block(h, emb, context, context_mask, control)
+            h = block(h, *rest)
             skips.append(h)
-        h = self._bottleneck(h, emb, context, context_mask, control)
-        for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb, context, context_mask, control)
-        h = self.out(h)
-        if self.config.unshuffle > 1:
-            h = functional.pixel_shuffle(h, self.config.unshuffle)
-        return h.to(x.dtype)
-
-    def _bottleneck(
-        self, h: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None, control: Control | None
-    ) -> Tensor:
-        h = self.middle_block(h, emb, context, mask, control)
+        h = self.middle_block(h, *rest)
         if control is None:
-            return h
+            return self._up(h, skips, *rest).to(x.dtype)
         if control.taps is not None and control.taps.h:
             control.taps.bottleneck = h
-        return h if control.h_shift is None else h + control.h_shift.to(h)
+        shifted = control.shifted(h, emb, t)
+        if not control.keeps_plain:
+            return self._up(shifted, skips, *rest).to(x.dtype)
+        plain = self._up(h, list(skips), *rest)  # one after the other: it has the bits of a plain call
+        return torch.cat([plain, self._up(shifted, skips, *rest)], dim=1).to(x.dtype)
+
+    def _up(
+        self,
+        h: Tensor,
+        skips: list[Tensor],
+        emb: Tensor,
+        context: Tensor | None,
+        mask: Tensor | None,
+        control: Control | None,
+    ) -> Tensor:
+        """Return the output [B, out_channels, H, W] for a bottleneck ``h``; uses up what the way down left."""
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context, mask, control)
+        h = self.out(h)
+        return functional.pixel_shuffle(h, self.config.unshuffle) if self.config.unshuffle > 1 else h
 
     def _check(self, x: Tensor, context: Tensor | None, y: Tensor | None, concat: Tensor | None) -> None:
         config = self.config

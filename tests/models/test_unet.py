@@ -184,6 +184,40 @@ def test_a_shift_in_h_space_is_added_after_the_middle_block(network):
     assert not torch.allclose(plain, network(x, t, context, control=Control(h_shift=torch.ones(1, 64, 1, 1))))
 
 
+@torch.no_grad()
+def test_a_shift_may_be_computed_from_the_bottleneck_the_time_embedding_and_the_time(network):
+    x, t, context = inputs()
+    seen = {}
+
+    def shift(h, emb, t):
+        seen.update(h=h, emb=emb, t=t)
+        return 0.5 * h
+
+    taps = Taps(h=True)
+    out = network(x, t, context, control=Control(h_shift=shift, taps=taps))
+    assert torch.equal(seen["h"], taps.bottleneck) and torch.equal(seen["t"], t)
+    assert seen["emb"].shape == (2, network.config.time_channels)
+    assert torch.equal(out, network(x, t, context, control=Control(h_shift=0.5 * taps.bottleneck)))
+
+
+@torch.no_grad()
+def test_going_up_twice_gives_the_bits_of_two_calls_and_down_only_once(network):
+    x, t, context = inputs()
+    shift = torch.ones(1, 64, 1, 1)
+    downs = []
+    handle = network.middle_block.register_forward_hook(lambda *_: downs.append(1))
+    plain, shifted = network(x, t, context, control=Control(h_shift=shift, keeps_plain=True)).chunk(2, dim=1)
+    handle.remove()
+    assert len(downs) == 1
+    assert torch.equal(plain, network(x, t, context))
+    assert torch.equal(shifted, network(x, t, context, control=Control(h_shift=shift)))
+
+
+def test_keeping_the_plain_output_without_a_shift_is_an_error():
+    with pytest.raises(UserError, match="keeps_plain goes up with and without h_shift, and none is given"):
+        Control(keeps_plain=True)
+
+
 def test_control_that_concerns_nothing_is_an_error(network):
     x, t, context = inputs()
     with pytest.raises(UserError, match="touches none of this network's"):
