@@ -12,6 +12,8 @@ import yaml
 
 from steerdiff.errors import UserError, require
 
+from .optimizers import rate_factor
+
 __all__ = ["LoopConfig", "TrainConfig", "read_config"]
 
 Config = TypeVar("Config", bound="LoopConfig")
@@ -30,14 +32,14 @@ class LoopConfig:
     steps: int = 100_000  #: optimiser steps of the whole run
     batch_size: int = 64  #: images of one optimiser step, over all processes and accumulated parts together
     accumulate: int = 1  #: parts that each process computes its share of the batch in; saves memory
-    optimizer: Literal["adamw", "muon"] = "adamw"  #: muon: Muon for matrices, AdamW for everything else
-    learning_rate: float = 1e-4  #: of AdamW
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"  #: muon: Muon for matrices, AdamW for the rest; sgd: plain
+    learning_rate: float = 1e-4  #: of AdamW or of plain gradient descent
     muon_learning_rate: float | None = None  #: of Muon, whose updates have AdamW's size; None: as AdamW
     betas: tuple[float, float] = (0.9, 0.999)  #: AdamW's moment decays
     weight_decay: float = 0.0  #: decoupled, per unit of learning rate; on matrices only
     warmup_steps: int = 1000  #: the learning rate rises linearly over these
     decay: Literal["none", "linear", "cosine"] = "none"  #: how the learning rate falls at the end
-    decay_steps: int = 0  #: length of that fall, which ends at ``steps`` with a rate of 0
+    decay_steps: int | None = 0  #: length of that fall, which ends at ``steps`` with a rate of 0; None: all of them
     clip_norm: float | None = 1.0  #: longest allowed gradient (2-norm over all parameters); None: no clipping
     ema_decay: float = 0.9999  #: decay of the averaged weights; warmed up as (1 + step) / (10 + step)
 
@@ -46,9 +48,6 @@ class LoopConfig:
     channels_last: bool = True  #: memory format of the convolutions; measured 1.9 times faster on a CPU
     compile: bool = False  #: torch.compile the model
     seed: int = 0  #: decides the initial weights, the order of the data, times, noise and dropped captions
-    place_steps: int = 0  #: steps that first teach the text encoder, from captions alone, where captions put things
-    freezes_text: bool = False  #: the text encoder keeps the weights it starts from, or that its lesson gives it
-    init_from: str | None = None  #: folder or weights.safetensors of a run whose averaged weights this one starts from
 
     log_every: int = 50  #: steps between rows of metrics.csv
     checkpoint_every: int = 1000  #: steps between checkpoints
@@ -65,8 +64,9 @@ class LoopConfig:
                 raise UserError(f"{name} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup_steps", "decay_steps", "place_steps", "workers", "sample_every", "seed"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
+        for name in ("warmup_steps", "decay_steps", "workers", "sample_every", "seed"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, f"{name} is {value}; it must be at least 0")
         for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} is {value}; it must be positive")
@@ -75,8 +75,18 @@ class LoopConfig:
             f"batch_size {self.batch_size} cannot be cut into {self.accumulate} parts; choose a multiple",
         )
         require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must be in [0, 1)")
-        steps, decay_steps = self.steps, self.decay_steps
-        require(decay_steps <= steps, f"decay_steps is {decay_steps}; it must be at most steps = {steps}")
+        most = f"it must be at most steps = {self.steps}"
+        require((self.decay_steps or 0) <= self.steps, f"decay_steps is {self.decay_steps}; {most}")
+
+    def rate_at(self, step: int) -> float:
+        """Return the factor on the learning rate of optimiser step ``step`` (from 0)."""
+        return rate_factor(
+            step,
+            steps=self.steps,
+            warmup_steps=self.warmup_steps,
+            decay=self.decay,
+            decay_steps=self.steps if self.decay_steps is None else self.decay_steps,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -118,6 +128,9 @@ class TrainConfig(LoopConfig):
     rescales_vlb: bool = False  #: variational term times T/1000 (improved-diffusion's default), else as it is (ADM)
     min_snr: float | None = 5.0  #: gamma of the min-SNR loss weights; None: plain mean squared error
     times: Literal["uniform", "stratified"] = "stratified"  #: independent times, or one in each 1/batch_size of [0, T)
+    place_steps: int = 0  #: steps that first teach the text encoder, from captions alone, where captions put things
+    freezes_text: bool = False  #: the text encoder keeps the weights it starts from, or that its lesson gives it
+    init_from: str | None = None  #: folder or weights.safetensors of a run whose averaged weights this one starts from
     caption_dropout: float = 0.1  #: chance that a caption is dropped, for classifier-free guidance
 
     data: Literal["emoji-scenes", "folder"] = "emoji-scenes"  #: where the images come from
@@ -133,6 +146,7 @@ class TrainConfig(LoopConfig):
         super().__post_init__()
         require(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
         require(self.min_snr is None or self.min_snr > 0, f"min_snr is {self.min_snr}; it must be positive or none")
+        require(self.place_steps >= 0, f"place_steps is {self.place_steps}; it must be at least 0")
         for name in ("image_size", "sample_steps"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
 

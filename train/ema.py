@@ -18,12 +18,12 @@ class EMA:
 
     Args:
         model: The model that is trained; its weights are the first average.
-        decay: Final decay in [0, 1).
+        decay: Final decay in [0, 1); 0 averages nothing and takes no memory: the average is the weights themselves.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.parameters = {name: p.detach().clone().float() for name, p in model.named_parameters()}
+        self.parameters = {name: _average(p.detach(), decay) for name, p in model.named_parameters()}
         self._model = model
         self._sources = [p.detach() for p in model.parameters()]
 
@@ -34,6 +34,8 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Mix in the model's weights as they are after optimiser step ``step`` (from 0)."""
+        if not self.decay:
+            return
         torch._foreach_lerp_(list(self.parameters.values()), self._sources, 1 - self.decay_at(step))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -58,3 +60,7 @@ class EMA:
             with torch.no_grad():
                 for name, p in model.named_parameters():
                     p.copy_(own[name])
+
+
+def _average(weight: Tensor, decay: float) -> Tensor:
+    return weight.clone().float() if decay else weight

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,10 @@ from .distributed import World
 from .ema import EMA
 from .losses import Batch
 from .metrics import Metrics
-from .optimizers import load_optimizers, make_optimizers, rate_factor
+from .optimizers import load_optimizers, make_optimizers
 from .randomness import SampleRandom, mix
 
-__all__ = ["NonFiniteLossError", "Trainer", "TrainResult"]
+__all__ = ["LossFn", "NonFiniteLossError", "Stateful", "Trainer", "TrainResult"]
 
 
 class NonFiniteLossError(UserError):
@@ -41,6 +41,19 @@ class LossFn(Protocol):
 
     def __call__(self, batch: Batch, /) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss and detached metrics, all scalars."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A loss that carries something from one step to the next, which a checkpoint has to keep."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the next step needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor], /) -> None:
+        """Go on from what ``state_dict`` gave."""
         ...
 
 
@@ -74,7 +87,7 @@ class Trainer:
     Args:
         config: Settings.
         model: The trained model, on its device.
-        loss_fn: Loss of a batch; runs under autocast if the precision says so.
+        loss_fn: Loss of a batch; runs under autocast if the precision says so. One that is `Stateful` is saved too.
         dataset: Samples by number.
         world: This process among the others.
         on_sample: Called with the step every ``sample_every`` steps on the leading process, while the model has the
@@ -121,6 +134,8 @@ class Trainer:
         load_into(self.model, state["model"], f"the checkpoint of step {state['step']}")
         self.ema.load_state_dict(state["ema"])
         load_optimizers(self.optimizers, state["optimizers"])
+        if isinstance(self.loss_fn, Stateful):
+            self.loss_fn.load_state_dict(state["loss"])
         self.step, self.totals = state["step"], dict(state["totals"])
         mean = float(self.world.sum(torch.tensor(float(self.step), device=self.device))) / self.world.size
         require(
@@ -138,6 +153,7 @@ class Trainer:
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "totals": self.totals,
                 "config": self.config.to_dict(),
+                "loss": self.loss_fn.state_dict() if isinstance(self.loss_fn, Stateful) else {},
             }
             self.checkpoints.save(self.step, state)
             if self.on_export is not None:
@@ -186,13 +202,7 @@ class Trainer:
     def _train_step(self, batch: Batch) -> None:
         config = self.config
         torch.manual_seed(int(mix(config.seed, f"rank {self.world.rank}", [self.step])[0]))  # the model's own dropout
-        factor = rate_factor(
-            self.step,
-            steps=config.steps,
-            warmup_steps=config.warmup_steps,
-            decay=config.decay,
-            decay_steps=config.decay_steps,
-        )
+        factor = config.rate_at(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor

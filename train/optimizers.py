@@ -37,13 +37,15 @@ def _for_muon(model: nn.Module) -> set[str]:
 def make_optimizers(
     model: nn.Module,
     *,
-    kind: Literal["adamw", "muon"],
+    kind: Literal["adamw", "muon", "sgd"],
     learning_rate: float,
     muon_learning_rate: float | None = None,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> list[torch.optim.Optimizer]:
-    """Return AdamW over all trainable weights, or Muon over the inner matrices and AdamW over the rest.
+    """Return AdamW or plain gradient descent over all trainable weights, or Muon over the inner matrices.
+
+    Muon leaves the weights that are no inner matrices to AdamW.
 
     Weight decay acts on weights of two or more dimensions only. Each group remembers its ``base_lr`` and the ``keys``
     of its weights.
@@ -60,7 +62,9 @@ def make_optimizers(
     groups += group([name for name in rest if named[name].ndim < 2], learning_rate, 0.0)
     matrices = group([name for name in named if name in to_muon], muon_learning_rate or learning_rate, weight_decay)
     optimizers: list[torch.optim.Optimizer] = []
-    if groups:
+    if groups and kind == "sgd":
+        optimizers.append(torch.optim.SGD(groups))
+    elif groups:
         optimizers.append(torch.optim.AdamW(groups, betas=betas, fused=True))
     if matrices:
         optimizers.append(Muon(matrices))

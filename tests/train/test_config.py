@@ -37,7 +37,7 @@ def test_settings_survive_json_and_yaml(tmp_path: Path) -> None:
         ({"steps": 5, "decay_steps": 6}, "decay_steps is 6; it must be at most steps = 5"),
         ({"batch_size": 6, "accumulate": 4}, "batch_size 6 cannot be cut into 4 parts"),
         ({"parameterization": "score"}, "parameterization is 'score'; choose eps, x0 or v"),
-        ({"optimizer": "sgd"}, "optimizer is 'sgd'; choose adamw or muon"),
+        ({"optimizer": "rmsprop"}, "optimizer is 'rmsprop'; choose adamw, muon or sgd"),
     ],
 )
 def test_bad_values_are_named(changes: dict[str, Any], message: str) -> None:
