@@ -1,9 +1,10 @@
 """The benchmark of edits on emoji scenes: tasks with true answers, scores against them, and their intervals."""
 
+from .cases import Case
 from .inputs import box_around
 from .scores import SCORES, Score, Scores, score_edits
 from .statistics import Interval, Verdict, difference, summary, verdict
-from .tasks import TASKS, Case, Task, draw_cases
+from .tasks import TASKS, Task, draw_cases
 
 __all__ = [
     "SCORES",

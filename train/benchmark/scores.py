@@ -17,7 +17,8 @@ from steerdiff.io import to_uint8
 from steerdiff.train.recogniser import Recogniser, Sighting, reading_order
 from steerdiff.train.scenes import CANVAS
 
-from .tasks import TASKS, Case, shipped_recogniser
+from .cases import Case
+from .tasks import TASKS, shipped_recogniser
 
 __all__ = ["SCORES", "THRESHOLD", "Score", "Scores", "score_edits"]
 

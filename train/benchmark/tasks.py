@@ -27,35 +27,20 @@ from steerdiff.train.scenes import (
 )
 from steerdiff.train.sprites import lay, load_sprite
 
+from .attributes import blue_to_red, cat_to_panda, draw_class, flat_to_3d
+from .cases import CASES_SEED, Case
 from .inputs import box_around, box_hole, low_resolution, stroke_hole, strokes
 
 __all__ = ["TASKS", "Case", "Task", "draw_cases", "shipped_recogniser"]
 
-_SEED = 3_000_000  # added to the seed of the cases: no training run, evaluation or demo has it
-#: Random streams of the benchmark, beside those of the scenes and their edits (0 to 4): never renumbered.
+#: Random streams of the benchmark, beside those of the scenes and their edits (0 to 4) and of ``attributes`` (8 to 11):
+#: never renumbered.
 _ADDED, _HOLE, _SUBJECT = 5, 6, 7
 _NEXT = 1_000_000  # added to a number for the next candidate, where the recogniser misreads the true answer
 _TRIES = 20
 _RESERVED = RESERVED_WORDS[0]
 _SUBJECT_STYLE = "noto"
 _NO_ERRORS = ("inside", "outside", "feature_inside", "feature_outside", "iou", "guide")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
-    """One edit that is asked for, with its true answer."""
-
-    task: str  #: name in ``TASKS``
-    number: int  #: from 0
-    split: Split  #: of the target's combinations of object and colour
-    image: Tensor  #: what a method is given, float32 [3, 64, 64] in [-1, 1]
-    mask: Tensor | None  #: where it may change, as a user would draw it, float32 [1, 64, 64]; None: the task has none
-    truth: Tensor  #: the true answer, float32 [3, 64, 64] in [-1, 1]
-    changed: Tensor  #: float32 [1, 64, 64], 1 where the true answer differs from the image; all 1 where all is restored
-    source_text: str  #: what the image shows, or showed before it was degraded; "" where there is no image
-    target_text: str  #: what the answer shows
-    source: Scene | None  #: the scene of the image, before it was degraded; None where there is none
-    target: Scene | None  #: the scene of the true answer; None for "subject", whose art no scene has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +55,7 @@ class Task:
 
 
 def _scenes(split: Split, seed: int, pairs: float = 0.0) -> EmojiScenes:
-    return EmojiScenes(seed=_SEED + seed, split=split, pairs=pairs)
+    return EmojiScenes(seed=CASES_SEED + seed, split=split, pairs=pairs)
 
 
 def _edit(task: str, kind: Edit, boxed: bool = False) -> Callable[[int, Split, int], Case]:
@@ -150,7 +135,7 @@ def _hole(number: int, split: Split, seed: int) -> Case:
     whole = _restoration("hole", None)(number, split, seed)
     item = _items(whole.target)[0]
     ink = (whole.truth != whole.truth[:, :1, :1]).any(0, keepdim=True).to(torch.float32)
-    draw = Draws(_SEED + seed, number, split == "held_out", _HOLE)
+    draw = Draws(CASES_SEED + seed, number, split == "held_out", _HOLE)
     cut = box_hole if number // 2 % 2 == 0 else stroke_hole
     mask = cut(ink, (item.x, item.y), draw)
     return replace(whole, image=whole.truth * (1 - mask), mask=mask, changed=mask)
@@ -180,7 +165,7 @@ def _subject(number: int, split: Split, seed: int) -> Case:
     The caption names it by a reserved word in the place of the style, before the word for its class, as in "a sks cat
     on a blue background". The background asked for is held out for that object in split "held_out", else it is not.
     """
-    draw = Draws(_SEED + seed, number, split == "held_out", _SUBJECT)
+    draw = Draws(CASES_SEED + seed, number, split == "held_out", _SUBJECT)
     name = draw.choose(OBJECTS)
     seen = [colour for colour in COLOURS if not is_held_out(name, colour)]
     before = draw.choose(seen)
@@ -329,6 +314,32 @@ TASKS: dict[str, Task] = {
         right=_as_captioned,
         without=_NO_ERRORS,
     ),
+    "class": Task(
+        title="draw a class",
+        note="the name of an object alone, none held out; right: that object alone is seen, in whatever style and on "
+        "whatever background",
+        draw=draw_class,
+        right=_same_object,
+        without=_NO_ERRORS,
+    ),
+    "flat to 3d": Task(
+        title="flat to 3d",
+        note="one flat object becomes 3d in the same outline; right: the style 3d is seen",
+        draw=flat_to_3d,
+        right=_same_style,
+    ),
+    "blue to red": Task(
+        title="blue to red",
+        note="the background of one object turns from blue to red, held out: six objects on red; right: red is seen",
+        draw=blue_to_red,
+        right=_same_colour,
+    ),
+    "cat to panda": Task(
+        title="cat to panda",
+        note="one cat becomes a panda, held out: a panda on yellow; right: a panda alone is seen",
+        draw=cat_to_panda,
+        right=_same_object,
+    ),
 }
 
 
@@ -354,7 +365,8 @@ def draw_cases(task: str, n: int, seed: int = 0) -> list[Case]:
     Even numbers have seen combinations of object and background, odd ones held-out ones (in "colour" and "subject" the
     target's: an object has one held-out colour only, so that the source is seen). The truth of each case is right in
     the eyes of the shipped recogniser: where it is not, which is rare, candidate k + 1000000 is taken instead of k,
-    then k + 2000000 and so on.
+    then k + 2000000 and so on. In "class" all cases have seen combinations. The source of "blue to red" and "cat to
+    panda" is a seen one as in "colour"; their cases of one split are all different.
 
     Args:
         task: Name in ``TASKS``.

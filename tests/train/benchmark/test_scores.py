@@ -12,7 +12,10 @@ from steerdiff.train.benchmark import SCORES, TASKS, draw_cases, score_edits, su
 from steerdiff.train.benchmark.scores import THRESHOLD, _blocks, _distance
 from steerdiff.train.recogniser import Recogniser, load_recogniser
 
-EDITS = ("object", "style", "colour", "add", "remove", "move", "subject")
+EDITS = (
+    *("object", "style", "colour", "add", "remove", "move", "subject"),
+    *("flat to 3d", "blue to red", "cat to panda"),
+)
 PER_RESULT = tuple(name for name in SCORES if name != "kid")
 
 
@@ -54,7 +57,7 @@ def test_the_unchanged_image_is_not_right_and_nothing_is_edited(name) -> None:
 
 def test_scores_that_say_nothing_are_not_numbers() -> None:
     empty = {
-        "draw": {"inside", "outside", "feature_inside", "feature_outside", "iou", "guide"},
+        **dict.fromkeys(("draw", "class"), {"inside", "outside", "feature_inside", "feature_outside", "iou", "guide"}),
         "remove": {"layout"},
         "subject": {"layout"},
         **dict.fromkeys(("low resolution", "strokes", "reconstruct"), {"outside", "feature_outside", "iou"}),

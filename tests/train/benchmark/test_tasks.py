@@ -11,13 +11,35 @@ import torch
 
 from steerdiff.errors import UserError
 from steerdiff.io import to_uint8
+from steerdiff.scripts.evaluation.provenance import _cases
 from steerdiff.train.benchmark import TASKS, draw_cases, tasks
 from steerdiff.train.recogniser import Sighting, load_recogniser, reading_order
-from steerdiff.train.scenes import COLOURS, OBJECTS, WORDS, EmojiScenes, compose, is_held_out, parse_caption
+from steerdiff.train.scenes import COLOURS, OBJECTS, STYLES, WORDS, EmojiScenes, compose, is_held_out, parse_caption
 
-ALL_RESTORED = ("low resolution", "strokes", "reconstruct", "draw")
+ALL_RESTORED = ("low resolution", "strokes", "reconstruct", "draw", "class")
 MASKED = ("object", "add", "remove", "hole")
-EDITS = ("object", "style", "colour", "add", "remove", "move", "subject")
+ATTRIBUTES = ("flat to 3d", "blue to red", "cat to panda")
+EDITS = ("object", "style", "colour", "add", "remove", "move", "subject", *ATTRIBUTES)
+#: Hash of what methods are given of the first 8 cases of each task. A task whose hash changes has other cases than
+#: before, and all stored results of it are lost.
+CASES = {
+    "object": "9fa9f394d3dc3f45",
+    "style": "e4807cd0aaf31f45",
+    "colour": "c4a7238e5b2d4302",
+    "add": "232bc44bd30e76e4",
+    "remove": "140a51fecf000add",
+    "move": "9843f562c30ce6fc",
+    "hole": "1b1fd3aeb8520971",
+    "low resolution": "a0b669e08f9dc641",
+    "strokes": "cd3cdfcf25af6ccb",
+    "subject": "9cc9fd2fc2935946",
+    "reconstruct": "23112899efbbf7e8",
+    "draw": "851b34e7d37537ff",
+    "class": "99db7ff74db92ff7",
+    "flat to 3d": "d83ab0fb24047505",
+    "blue to red": "3d6b5732e1de4656",
+    "cat to panda": "732c58b4da21a259",
+}
 DIGEST = """
 import hashlib
 from steerdiff.io import to_uint8
@@ -68,7 +90,7 @@ def test_cases_are_of_no_other_set_of_scenes() -> None:
 def test_the_shapes_and_ranges_are_those_of_the_interface(task) -> None:
     for number, case in enumerate(draw_cases(task, 4)):
         assert case.task == task and case.number == number
-        assert case.split == ("held_out" if number % 2 else "train")
+        assert case.split == ("held_out" if number % 2 and task != "class" else "train")
         for image in (case.image, case.truth):
             assert image.shape == (3, 64, 64) and image.dtype == torch.float32 and image.abs().max() <= 1
         assert case.changed.shape == (1, 64, 64) and set(case.changed.unique().tolist()) <= {0.0, 1.0}
@@ -119,7 +141,7 @@ def test_captions_and_pictures_match_the_scenes(task) -> None:
             assert torch.equal(case.truth, scenes.render(case.target))
         if case.source is not None:
             assert parse_caption(case.source_text) == case.source.description
-            if task in ("object", "style", "colour", "add", "remove", "move", "reconstruct"):
+            if task in ("object", "style", "colour", "add", "remove", "move", "reconstruct", *ATTRIBUTES):
                 assert torch.equal(case.image, scenes.render(case.source))
 
 
@@ -135,7 +157,7 @@ def test_held_out_cases_show_combinations_that_training_never_shows(task) -> Non
         assert description.held_out if case.split == "held_out" else description.seen
         if case.source is not None:
             before = case.source.description
-            seen = case.split == "train" or task == "colour"
+            seen = case.split == "train" or task in ("colour", "blue to red", "cat to panda")
             assert before.seen if seen else before.held_out
 
 
@@ -160,6 +182,50 @@ def test_each_edit_changes_what_it_is_named_after() -> None:
             few, many = sorted((case.source, case.target), key=lambda scene: len(scene.items))
             assert len(few.items) == 1 and len(many.items) == 2 and few.items[0] in many.items
             assert (few is case.source) == (name == "add") and few.colour == many.colour
+
+
+def test_attribute_edits_change_one_word_of_one_object_always_the_same() -> None:
+    for name in ATTRIBUTES:
+        before, after = name.split(" to ")
+        for case in draw_cases(name, 32):
+            (one,), (other,) = case.source.items, case.target.items
+            assert (one.x, one.y, one.size) == (other.x, other.y, other.size) and case.mask is None
+            swapped = [before if word == after else word for word in case.target_text.split()]
+            assert [word for word in swapped if word not in ("a", "an")] == [
+                word for word in case.source_text.split() if word not in ("a", "an")
+            ]
+            assert before in case.source_text.split() and after in case.target_text.split()
+
+
+def test_no_two_cases_of_an_attribute_are_alike() -> None:
+    for name in ATTRIBUTES:
+        shown = {str((case.source, case.target)) for case in draw_cases(name, 64)}
+        assert len(shown) == 64
+
+
+def test_held_out_attributes_are_what_the_notes_say() -> None:
+    for case in draw_cases("blue to red", 64):
+        assert is_held_out(case.objects[0], "red") == (case.split == "held_out")
+    for case in draw_cases("cat to panda", 32):
+        assert (case.target.colour == "yellow") == (case.split == "held_out")
+
+
+def test_a_class_is_any_object_in_any_style_and_nothing_is_given() -> None:
+    cases = draw_cases("class", 64)
+    assert all(not case.has_image and not case.image.any() and len(case.objects) == 1 for case in cases)
+    assert {case.target.items[0].style for case in cases} == set(STYLES)
+    assert len({case.objects for case in cases}) > 30
+
+
+def test_a_case_knows_its_image_and_its_objects(task) -> None:
+    for case in draw_cases(task, 4):
+        assert case.has_image == (task not in ("draw", "class"))
+        assert all(name in case.target_text.split() for name in case.objects)
+        assert len(case.objects) == (0 if task == "subject" else len(case.target.items))
+
+
+def test_the_cases_are_those_of_the_stored_results(task) -> None:
+    assert _cases(task, 8, 0) == CASES[task]
 
 
 def test_either_of_two_objects_is_added() -> None:
@@ -215,7 +281,7 @@ def sees(layout: str, *names: str, style: str = "flat", colour: str = "red") -> 
 
 def case_of(task: str, before: str, after: str):
     """A case with these captions; the pictures do not matter."""
-    source, target = (compose(parse_caption(text), 0) for text in (before, after))
+    source, target = (compose(parse_caption(text), 0) if text else None for text in (before, after))
     return replace(draw_cases(task, 1)[0], source=source, target=target, source_text=before, target_text=after)
 
 
@@ -270,6 +336,34 @@ PAIR, TURNED = (
             TURNED,
             [sees("horizontal", "bomb", "cat"), sees("horizontal", "bomb", "cat", style="3d")],
             [sees("horizontal", "cat", "bomb"), sees("vertical", "bomb", "cat"), sees("horizontal", "bomb", "owl")],
+        ),
+        (
+            "class",
+            "",
+            ONE,
+            [sees("single", "cat"), sees("single", "cat", style="3d", colour="blue")],
+            [sees("single", "owl"), sees("horizontal", "cat", "cat"), sees("horizontal", "cat", "nothing")],
+        ),
+        (
+            "flat to 3d",
+            ONE,
+            "a 3d cat on a red background",
+            [sees("single", "cat", style="3d"), sees("single", "owl", style="3d")],
+            [sees("single", "cat"), sees("single", "cat", style="twemoji")],
+        ),
+        (
+            "blue to red",
+            "a flat cat on a blue background",
+            ONE,
+            [sees("single", "cat"), sees("single", "owl", style="3d")],
+            [sees("single", "cat", colour="blue"), sees("single", "cat", colour="pink")],
+        ),
+        (
+            "cat to panda",
+            ONE,
+            "a flat panda on a red background",
+            [sees("single", "panda"), sees("single", "panda", style="3d", colour="blue")],
+            [sees("single", "cat"), sees("horizontal", "panda", "cat"), sees("horizontal", "panda", "nothing")],
         ),
         *(
             (
