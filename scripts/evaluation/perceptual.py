@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from steerdiff.errors import require
+from steerdiff.guidance.perceptual import backbone_file, lpips_backbone, lpips_network
 from steerdiff.models import clip_size, file_hash, load_clip, text_features, tokenize_for
 from steerdiff.models.weights import check_fit, identity, open_weights
 from steerdiff.scripts.suggestions import closest
@@ -27,8 +27,6 @@ __all__ = [
     "lpips_backbone",
     "lpips_distance",
 ]
-
-_BACKBONES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,25 +83,6 @@ def clip_score(path: Path, architecture: str | None, quick_gelu: bool | None, de
     return ClipScore(clip=clip, see=open_clip.image_transform(size, is_train=False), facts=facts)
 
 
-def lpips_backbone(net: str, path: Path | None = None) -> Path | None:
-    """Return the file of torchvision's weights that LPIPS needs, the given one or PyTorch's cached; None without one.
-
-    Raises:
-        UserError: A file is given and missing.
-    """
-    require(path is None or path.is_file(), f"lpips_backbone is {path}, which is no file; give {backbone_file(net)}")
-    file = path or Path(torch.hub.get_dir()) / "checkpoints" / backbone_file(net)
-    return file if file.is_file() else None
-
-
-def backbone_file(net: str) -> str:
-    """Return the name under which torchvision publishes the weights that LPIPS was fitted to."""
-    import torchvision.models
-
-    weights = getattr(torchvision.models, _BACKBONES[net]).IMAGENET1K_V1
-    return str(weights.url).rsplit("/", 1)[1]
-
-
 def lpips_distance(path: Path, net: str, device: str) -> PairMeasure:
     """Return LPIPS 0.1 of the ``lpips`` package, its backbone from a file of torchvision's weights.
 
@@ -112,18 +91,7 @@ def lpips_distance(path: Path, net: str, device: str) -> PairMeasure:
     Raises:
         UserError: The file does not fit.
     """
-    import lpips
-
-    file = open_weights(path)
-    with warnings.catch_warnings():  # torchvision's, of an argument that lpips still passes
-        warnings.simplefilter("ignore", UserWarning)
-        network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)  # calibrated layers, backbone of no use yet
-    own = network.net.state_dict()
-    names = {key: f"features.{key.split('.', 1)[1]}" for key in own}
-    used = file.without(lambda name: not name.startswith("features."))
-    check_fit({names[key]: tensor for key, tensor in own.items()}, used, identity(names.values()), source=str(path))
-    network.net.load_state_dict({key: used.read(name) for key, name in names.items()})
-    network.to(device).eval().requires_grad_(False)
+    network = lpips_network(net, path).to(device)
 
     def measure(generated: Tensor, reference: Tensor) -> Tensor:
         pair = [images.to(device, torch.float32) / 127.5 - 1 for images in (generated, reference)]
