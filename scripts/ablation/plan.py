@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 from steerdiff.errors import UserError, require
 from steerdiff.scripts.evaluation.cells import Cell
 from steerdiff.scripts.evaluation.contestants import RUNNERS
 from steerdiff.scripts.method_flags import presets_of
-from steerdiff.scripts.papers import PAPERS, Paper
+from steerdiff.scripts.papers import PAPERS, Paper, PaperSetting
 from steerdiff.scripts.suggestions import closest
 from steerdiff.train.benchmark import TASKS, draw_cases
 
@@ -21,6 +21,12 @@ from .sweeps import Axis, Point, axis_from_list, axis_from_text, check_axes, poi
 
 __all__ = ["Plan", "Request", "method_named", "plan"]
 
+#: What a method may need to be given, by the argument of its call: in words, and whether a task has it.
+_GIVEN: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "mask": ("a mask", lambda task: draw_cases(task, 1)[0].mask is not None),
+    "image": ("an image", lambda task: draw_cases(task, 1)[0].has_image),
+    "y": ("the class of a single object", lambda task: all(len(case.objects) == 1 for case in draw_cases(task, 4))),
+}
 _YARDSTICK_TASKS = {"sample": "draw", "unchanged": "reconstruct"}
 
 
@@ -73,12 +79,12 @@ def plan(method: str, asked: Request, study: Study | None = None) -> Plan:
     """
     study = study or Study(method=method)
     fixed = dict(_assignment(text) for text in asked.set)
-    base = _base(method, asked, study, fixed)
+    task, cases, seeds = _size(method, asked, study)
+    base = _base(method, task, asked, study, fixed)
     axes = tuple(axis.settled(base) for axis in _axes(asked, study, fixed))
     check_axes(axes)
     found = points(base, axes, asked.random, asked.random_seed)
-    task, cases, seeds = _size(method, asked, study)
-    _check_mask(method, task)
+    _check_given(method, task)
 
     def cell(point: Point) -> Cell | None:
         settings = point.settings
@@ -111,7 +117,7 @@ def _axes(asked: Request, study: Study, fixed: Mapping[str, Any]) -> list[Axis]:
     return kept + own
 
 
-def _base(method: str, asked: Request, study: Study, fixed: Mapping[str, Any]) -> Any:
+def _base(method: str, task: str, asked: Request, study: Study, fixed: Mapping[str, Any]) -> Any:
     """Return the settings where nothing is swept: ``--preset`` or ``--paper`` stand for the whole base of the file."""
     require(asked.preset is None or asked.paper is None, "both --preset and --paper are given; the base is one of them")
     replaces = asked.preset is not None or asked.paper is not None
@@ -124,14 +130,15 @@ def _base(method: str, asked: Request, study: Study, fixed: Mapping[str, Any]) -
         require(preset in presets, f"{method} has no preset {preset!r}; {listed}")
         settings = presets[preset]
     if paper is not None:
-        settings = _paper_settings(method, paper)
+        settings = _paper_settings(method, paper, task)
     settings = settings if replaces else replaced(settings, study.base)
     return replaced(settings, fixed)
 
 
-def _paper_settings(method: str, which: str) -> Any:
-    require(which in ("published", "tuned"), f"paper is {which!r}; give published or tuned")
-    settings = getattr(_paper(method), which, None)
+def _paper_settings(method: str, which: str, task: str) -> Any:
+    require(which in get_args(PaperSetting), f"paper is {which!r}; give published or tuned")
+    paper = _paper(method)
+    settings = None if paper is None else paper.settings(cast("PaperSetting", which), task)
     require(settings is not None, f"there are no {which} settings of {method}; give a --preset or --set its fields")
     return settings
 
@@ -154,13 +161,15 @@ def _size(method: str, asked: Request, study: Study) -> tuple[str, int, tuple[in
     return task, cases, tuple(range(seeds))
 
 
-def _check_mask(method: str, task: str) -> None:
-    """Raise ``UserError`` if the method needs a mask and the task has none."""
-    mask = inspect.signature(RUNNERS[method].__call__).parameters.get("mask")
-    needed = mask is not None and mask.default is inspect.Parameter.empty
-    if needed and draw_cases(task, 1)[0].mask is None:
-        masked = [name for name in TASKS if draw_cases(name, 1)[0].mask is not None]
-        raise UserError(f"{method} needs a mask, which the task {task!r} has not; these have one: {', '.join(masked)}")
+def _check_given(method: str, task: str) -> None:
+    """Raise ``UserError`` if the method needs a picture or a class and the task has none."""
+    parameters = inspect.signature(RUNNERS[method].__call__).parameters
+    for name, (what, has) in _GIVEN.items():
+        parameter = parameters.get(name)
+        needed = parameter is not None and parameter.default is inspect.Parameter.empty
+        if needed and not has(task):
+            fit = ", ".join(name for name in TASKS if has(name))
+            raise UserError(f"{method} needs {what}, which the task {task!r} has not; these have one: {fit}")
 
 
 def _assignment(text: str) -> tuple[str, str]:

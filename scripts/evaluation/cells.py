@@ -6,13 +6,14 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
@@ -26,6 +27,7 @@ from .contestants import RUNNERS
 
 __all__ = ["Cell", "Result", "call", "compute", "score"]
 
+_NO_BACKWARD = -1  # number of the backward pass where there is none
 _SEED_STRIDE = 1000  # image of case c and seed s is drawn with s * 1000 + c
 
 
@@ -72,7 +74,7 @@ class Result:
     """What a cell gave."""
 
     images: Tensor  #: uint8 [cases, seeds, 3, H, W], as they would be saved
-    evaluations: float  #: images that went through the network for each result; both branches of guidance count
+    evaluations: float  #: images that went through the network for each result; see `counted`
     seconds: float  #: for each result, in its batch, on the machine that ran it
 
 
@@ -114,33 +116,95 @@ def score(cell: Cell, result: Result, recogniser: Recogniser | None = None) -> S
 
 
 def call(method: Any, model: Model, cases: Sequence[Case], seeds: Sequence[int], progress: str | None = None) -> Tensor:
-    """Call a method on cases as its signature asks: with their masks, with one text or with two."""
-    taken = inspect.signature(method).parameters
-    arguments: dict[str, Any] = {"image": torch.stack([case.image for case in cases]).to(model.device)}
-    masks = [case.mask for case in cases if case.mask is not None]
-    if "mask" in taken and len(masks) == len(cases):
-        arguments["mask"] = torch.stack(masks).to(model.device)
-    required = "mask" in taken and taken["mask"].default is inspect.Parameter.empty
-    require(not required or "mask" in arguments, f"{type(method).__name__} needs a mask, which this task has not")
-    wanted = [case.target_text for case in cases]
-    if "target" in taken:
-        arguments |= {"prompt": [case.source_text for case in cases], "target": wanted}
-    else:
-        arguments["prompt"] = wanted
+    """Call a method on cases as its signature asks: with their images and masks, and a text, two texts or a class.
+
+    A method with ``y`` gets the name of the object that each true answer shows, and no prompt, so that the class is all
+    it knows. Else ``prompt`` is what the answer shows, or where the method's class says ``prompt_is = "source"`` what
+    the image shows. What a task has not is left out if the method can do without.
+
+    Args:
+        method: The settings, ready to be called.
+        model: A model of emoji scenes.
+        cases: Of one task.
+        seeds: One for each case.
+        progress: Label of a progress bar; None is silent.
+
+    Raises:
+        UserError: The method needs what the task has not.
+    """
+    arguments = {**_pictures(method, cases, model), **_words(method, cases)}
     result: Tensor = method(model, **arguments, seed=list(seeds), progress=progress)
     return result
 
 
+def _pictures(method: Any, cases: Sequence[Case], model: Model) -> dict[str, Tensor]:
+    """Return the images and masks of cases, as far as the method takes them and the task has them."""
+    images = [case.image for case in cases if case.has_image]
+    masks = [case.mask for case in cases if case.mask is not None]
+    found = {}
+    for name, kind, pictures in (("image", "an image", images), ("mask", "a mask", masks)):
+        parameter = _parameters(method).get(name)
+        if parameter is None:
+            continue
+        if len(pictures) == len(cases):
+            found[name] = torch.stack(pictures).to(model.device)
+        _require_given(method, parameter, name in found, f"{kind}, which the task {cases[0].task!r} has not")
+    return found
+
+
+def _words(method: Any, cases: Sequence[Case]) -> dict[str, list[str]]:
+    """Return the texts or the classes of cases that the method takes."""
+    parameters, target = _parameters(method), [case.target_text for case in cases]
+    if "y" in parameters:
+        return {"y": [_class_of(method, case) for case in cases]}
+    if "prompt" not in parameters:
+        return {}
+    told = {"prompt": target}
+    if "target" in parameters:
+        told = {"prompt": [case.source_text for case in cases], "target": target}
+    elif getattr(method, "prompt_is", "target") == "source":
+        told = {"prompt": [case.source_text for case in cases]}
+    if all(told["prompt"]):
+        return told
+    what = f"a text of what the image shows, and the task {cases[0].task!r} has no image"
+    _require_given(method, parameters["prompt"], False, what)
+    return {name: texts for name, texts in told.items() if name != "prompt"}
+
+
+def _class_of(method: Any, case: Case) -> str:
+    shown = ", ".join(case.objects) or "none that is known"
+    what = (
+        f"{type(method).__name__} draws one class, and the answer of case {case.number} of {case.task!r} shows {shown}"
+    )
+    require(len(case.objects) == 1, f"{what}; give it the task 'class' or another of single objects")
+    return case.objects[0]
+
+
+def _parameters(method: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(method).parameters
+
+
+def _require_given(method: Any, parameter: inspect.Parameter, given: bool, what: str) -> None:
+    needed = parameter.default is inspect.Parameter.empty
+    require(given or not needed, f"{type(method).__name__} needs {what}")
+
+
 @contextmanager
-def counted(model: Model) -> Iterator[Any]:
-    """Give a function that says how many images have gone through the model's network inside the ``with``."""
+def counted(model: Model) -> Iterator[Callable[[], int]]:
+    """Give a function that says how many images have gone through the model's network inside the ``with``.
+
+    Both branches of guidance count, and copies of the network, such as one with tuned weights, as the network itself.
+    What a backward pass computes does not count, nor activations that it computes again.
+    """
     seen = [0]
-
-    def count(module: Any, inputs: tuple[Any, ...]) -> None:
-        seen[0] += len(inputs[0])
-
     network: Any = model.network
-    handle = network.register_forward_pre_hook(count)
+
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        same = type(module) is type(network) and list(module._modules) == list(network._modules)
+        if same and torch._C._current_graph_task_id() == _NO_BACKWARD:
+            seen[0] += len(inputs[0])
+
+    handle = register_module_forward_pre_hook(count)
     try:
         yield lambda: seen[0]
     finally:

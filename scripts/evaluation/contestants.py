@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,13 @@ class TextToImage(Sampling):
     """Draw from the caption alone: what an edit is worth that forgets its image."""
 
     def __call__(
-        self, model: Model, image: Tensor, *, prompt: Prompt = None, seed: Seeds = 0, progress: str | None = None
+        self,
+        model: Model,
+        image: Tensor | None = None,
+        *,
+        prompt: Sequence[str],
+        seed: Seeds = 0,
+        progress: str | None = None,
     ) -> Tensor:
         """Return one sample for each prompt.
 
@@ -35,14 +41,14 @@ class TextToImage(Sampling):
             progress: Label of a progress bar; None shows none.
         """
         drawn: Tensor = model.sample(
-            prompt,  # type: ignore[arg-type]
+            prompt,
             steps=self.steps,
             guidance=self.guidance,
             seed=seed,
             solver=self.solver,
             spacing=self.spacing,
             clip=self.clip,
-            batch=len(image),
+            batch=len(prompt),
             progress=progress,
         )
         return drawn

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steerdiff.errors import require
-from steerdiff.scripts.papers import PAPERS, Paper
+from steerdiff.scripts.papers import PAPERS, Paper, PaperSetting
 from steerdiff.scripts.suggestions import closest
-from steerdiff.train.benchmark import TASKS
+from steerdiff.train.benchmark import TASKS, draw_cases
 
 from .cells import Cell
 from .contestants import TextToImage, Unchanged
 
-__all__ = ["SETTINGS", "YARDSTICKS", "Entrant", "Setting", "check_names", "entrants", "methods", "unclaimed"]
+__all__ = [
+    "SETTINGS",
+    "YARDSTICKS",
+    "Entrant",
+    "Setting",
+    "check_names",
+    "entrants",
+    "methods",
+    "unclaimed",
+    "yardsticks",
+]
 
 Setting = Literal["published", "tuned", "yardstick"]
 #: In the order of the tables.
@@ -62,9 +72,9 @@ def entrants(
     for task in TASKS if not tasks else [task for task in TASKS if task in tasks]:
         papers = [paper for paper in _papers() if task in paper.tasks and (not only or paper.method in only)]
         if papers:
-            settings = SETTINGS[1:2] if tuned_only else SETTINGS[:2]
+            settings: tuple[PaperSetting, ...] = ("tuned",) if tuned_only else ("published", "tuned")
             some = [_entrant(paper, setting, task, cases, seeds) for setting in settings for paper in papers]
-            found[task] = some + [_yardstick(name, task, cases, seeds) for name in YARDSTICKS]
+            found[task] = some + [_yardstick(name, task, cases, seeds) for name in yardsticks(task)]
     require(
         bool(found), f"nobody is left: {_listed(only) or 'no method'} claims none of {_listed(tasks) or 'the tasks'}"
     )
@@ -74,6 +84,12 @@ def entrants(
 def methods() -> list[str]:
     """Return the names of the methods that claim tasks, in the order of their papers."""
     return list(dict.fromkeys(str(paper.method) for paper in _papers()))
+
+
+def yardsticks(task: str) -> list[str]:
+    """Return the yardsticks of a task; where no image is given, none can stay unchanged."""
+    given = draw_cases(task, 1)[0].has_image
+    return [name for name in YARDSTICKS if given or name != "unchanged"]
 
 
 def unclaimed(tasks: Sequence[str] = ()) -> list[str]:
@@ -94,8 +110,8 @@ def _papers() -> list[Paper]:
     return [paper for paper in PAPERS.values() if paper.method is not None]
 
 
-def _entrant(paper: Paper, setting: Setting, task: str, cases: int, seeds: int) -> Entrant:
-    values = paper.published if setting == "published" else paper.tuned
+def _entrant(paper: Paper, setting: PaperSetting, task: str, cases: int, seeds: int) -> Entrant:
+    values = paper.settings(setting, task)
     used = (0,) if paper.deterministic else tuple(range(seeds))
     cell = Cell(method=str(paper.method), settings=values, task=task, cases=cases, seeds=used)
     return Entrant(method=cell.method, setting=setting, cell=cell, paper=paper.name)

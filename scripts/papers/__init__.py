@@ -8,9 +8,9 @@ from .ddim import DDIM_PAPER
 from .ilvr import ILVR_PAPER
 from .repaint import REPAINT_PAPER
 from .sdedit import SDEDIT_PAPER
-from .spec import Claim, Paper
+from .spec import Claim, Paper, PaperSetting
 
-__all__ = ["PAPERS", "Claim", "Paper"]
+__all__ = ["PAPERS", "Claim", "Paper", "PaperSetting"]
 
 #: Every paper by the word that follows ``steerdiff reproduce``, in the order of the tables.
 PAPERS: dict[str, Paper] = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-from steerdiff.errors import require
+from steerdiff.errors import UserError, require
+from steerdiff.scripts.ablation.fields import replaced
 
 from .recipe import Recipe
 
-__all__ = ["Claim", "Paper"]
+__all__ = ["Claim", "Paper", "PaperSetting"]
+
+PaperSetting = Literal["published", "tuned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,30 @@ class Paper:
     published: Any = None  #: the published settings, translated to this model
     translation: str = ""  #: what was translated, and how
     tuned: Any = None  #: one setting for all tasks, tuned to this model on other cases than those of the benchmark
+    by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: what both settings have otherwise on a task: fields by dotted path, such as the words of an edit
     deterministic: bool = False  #: the result does not depend on the seed
     claims: tuple[Claim, ...] = ()
     ablations: tuple[str, ...] = field(default=())  #: files in ``scripts/ablations`` without their suffix
     recipes: tuple[Recipe, ...] = ()  #: its experiments on real data and published weights, the main one first
+
+    def __post_init__(self) -> None:
+        """Check that what tasks change is there to be changed."""
+        for task in self.by_task:
+            require(task in self.tasks, f"{self.name} has settings for {task!r}, which is none of its tasks")
+            for setting in get_args(PaperSetting):
+                try:
+                    self.settings(setting, task)
+                except UserError as error:
+                    raise UserError(f"the {setting} settings of {self.name} for {task!r}: {error}") from error
+
+    def settings(self, setting: PaperSetting, task: str | None = None) -> Any:
+        """Return the published or the tuned settings, on a task with what it changes.
+
+        Args:
+            setting: Which.
+            task: One of the paper's; another one, or None, changes nothing.
+        """
+        values = self.published if setting == "published" else self.tuned
+        changes = self.by_task.get(task, {}) if task is not None else {}
+        return replaced(values, changes) if changes else values

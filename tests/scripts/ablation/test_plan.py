@@ -95,6 +95,7 @@ def test_a_solver_of_the_base_can_be_swept_into() -> None:
         ("sdedit", {"sweep": ("t0=1",), "preset": "quick", "paper": "tuned"}, "both --preset and --paper are given"),
         ("sdedit", {"sweep": ("t0=1",), "task": "stroke"}, "there is no task 'stroke'; did you mean strokes?"),
         ("repaint", {"sweep": ("steps=9",), "task": "draw"}, "repaint needs a mask, which the task 'draw' has not"),
+        ("sdedit", {"sweep": ("t0=1",), "task": "class"}, "sdedit needs an image, which the task 'class' has not"),
         ("sdedit", {"sweep": ("t0=1",), "cases": 0}, "cases is 0; it must be at least 1"),
         ("sdedit", {"sweep": ("t0=1",), "seeds": 0}, "seeds is 0; it must be at least 1"),
         ("unchanged", {"sweep": ("steps=9",)}, "Unchanged has no field 'steps'; it has none"),

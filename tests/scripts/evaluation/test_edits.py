@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from steerdiff.scripts.evaluation import running, work
-from steerdiff.scripts.evaluation.edit_entrants import entrants
+from steerdiff.scripts.evaluation.edit_entrants import entrants, unclaimed
 from steerdiff.scripts.evaluation.edit_results import Entry, TaskResults, compare, leads, worst_first
 from steerdiff.scripts.evaluation.edit_tables import head, main_table, markdown, shown
 from steerdiff.scripts.evaluation.pareto import frontier, plot_of
@@ -101,10 +101,30 @@ def test_each_method_runs_on_what_its_paper_claims_and_the_yardsticks_on_everyth
     running = entrants(4, 3)
     for task, some in running.items():
         claimed = {paper.method for paper in PAPERS.values() if task in paper.tasks}
-        assert {one.method for one in some} == claimed | {"unchanged", "sample"}
+        given = {"unchanged"} if task not in ("draw", "class") else set()
+        assert {one.method for one in some} == claimed | given | {"sample"}
         assert {one.setting for one in some} == {"published", "tuned", "yardstick"}
-    assert set(TASKS) - set(running) == {"subject", "draw"}
+    claimed = {task for paper in PAPERS.values() if paper.method for task in paper.tasks}
     assert {len(one.cell.seeds) for some in running.values() for one in some if one.method == "invert"} == {1}
+    assert set(running) == claimed and unclaimed() == [task for task in TASKS if task not in claimed]
+
+
+def test_what_a_paper_sets_for_a_task_holds_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    paper = replace(PAPERS["sdedit"], by_task={"style": {"t0": 0.25}})
+    monkeypatch.setitem(PAPERS, "sdedit", paper)
+    running = entrants(2, 1, tasks=["style", "object"], only=["sdedit"])
+    found = {
+        (task, one.setting): one.cell.settings
+        for task, some in running.items()
+        for one in some
+        if one.setting != "yardstick"
+    }
+    assert found == {
+        ("object", "published"): paper.published,
+        ("object", "tuned"): paper.tuned,
+        ("style", "published"): replace(paper.published, t0=0.25),
+        ("style", "tuned"): replace(paper.tuned, t0=0.25),
+    }
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_clip_score_is_a_hundred_times_the_cosine_and_never_negative(
     cosines = direct_cosines(clip_file, images, captions)
     scores = clip_score(clip_file, None, True, "cpu")(images, captions)
     flipped = clip_score(clip_file, None, True, "cpu")
-    flipped.clip.text_projection.neg_()
+    flipped.clip.network.text_projection.neg_()
     assert (cosines > 0.1).tolist() == [True, True, False, True]
     assert np.allclose(scores, 100 * cosines.clamp(min=0), atol=1e-4)
     assert np.allclose(flipped(images, captions), 100 * (-cosines).clamp(min=0), atol=1e-4)
