@@ -1,0 +1,176 @@
+"""What the methods that tune first share: a cache of what they tuned and computed, and models with a delta."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from steerdiff.errors import UserError, require
+from steerdiff.guidance import Model
+from steerdiff.io import ensure_writable
+from steerdiff.models.checkpoint import read_header, read_safetensors, save_safetensors
+from steerdiff.models.delta import Delta, apply_delta, load_delta, save_delta
+
+__all__ = [
+    "cache_folder",
+    "cache_key",
+    "cached_delta",
+    "cached_tensors",
+    "copy_of",
+    "digest",
+    "identity",
+    "with_delta",
+]
+
+T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """Return where tuned deltas and latents are kept: ``$STEERDIFF_CACHE``, else ``~/.cache/steerdiff``."""
+    given = os.environ.get("STEERDIFF_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "steerdiff"
+
+
+def cache_key(**parts: Any) -> str:
+    """Return a hash of JSON-able parts, 24 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def digest(*tensors: Tensor) -> str:
+    """Return the SHA-256 of tensors: their shapes, types and values."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        value = tensor.detach().cpu().contiguous()
+        found.update(f"{list(value.shape)} {value.dtype}".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def identity(model: Model) -> str:
+    """Return what tells a model's weights from others: the hash of its files, without files that of its numbers.
+
+    Raises:
+        UserError: The network is a formula and has no weights.
+    """
+    network = model.network
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{model.name} is a formula without weights that could be tuned; use degree 0, or another model"
+        )
+    known = model.weights_hash
+    return digest(*network.state_dict().values()) if known is None else known
+
+
+def cached_delta(method: str, base: str, settings: Mapping[str, Any], tune: Callable[[Path], Delta]) -> Delta:
+    """Return the delta that was tuned with these settings before, or tune now and keep it.
+
+    Processes that ask for the same delta at once wait for the one that tunes. A tuning that was stopped is gone on
+    with; a file that is damaged is remade with a warning.
+
+    Args:
+        method: Command name of the method.
+        base: Identity of the model.
+        settings: All that decides the result, JSON-able.
+        tune: Tunes in a folder, in which it finds what an earlier try left, and returns the delta.
+    """
+    name = f"{method}-{cache_key(method=method, base=base, settings=settings)}"
+    folder = ensure_writable(cache_folder() / "deltas")
+    path = folder / f"{name}.safetensors"
+    with _alone(path):
+        if (found := _read(path, lambda: load_delta(path))) is not None and found.base == base:
+            return found
+        work = cache_folder() / "tuning" / name
+        save_delta(path, tune(work))
+        shutil.rmtree(work, ignore_errors=True)
+        return load_delta(path)  # as later calls will: storing rounds
+
+
+def cached_tensors(kind: str, make: Callable[[], Mapping[str, Tensor]], **parts: Any) -> dict[str, Tensor]:
+    """Return tensors that were computed before from the same ``parts``, or compute and keep them.
+
+    Args:
+        kind: What they are; a folder of the cache.
+        make: Computes them.
+        parts: All that decides them, JSON-able: hashes of model and images, schedule, steps.
+    """
+    folder = ensure_writable(cache_folder() / kind)
+    path = folder / f"{cache_key(kind=kind, **parts)}.safetensors"
+
+    def stored() -> dict[str, Tensor]:
+        require(read_header(path).get("kind") == kind, f"{path} holds something else")
+        return read_safetensors(path)
+
+    with _alone(path):
+        if (found := _read(path, stored)) is not None:
+            return found
+        save_safetensors(path, make(), {"kind": kind, "parts": parts})
+        return read_safetensors(path)
+
+
+def copy_of(model: Model, *, shares: bool) -> Model:
+    """Return the model with a copy of its network that carries no hooks: what tuning calls is nobody else's business.
+
+    Args:
+        model: Any model with weights.
+        shares: The copy has the very same weights and takes no memory; otherwise it has its own, in float32 at least.
+    """
+    network = model.network
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{model.name} is a formula without weights that could be tuned; use degree 0, or another model"
+        )
+    kept = (*network.parameters(), *network.buffers())
+    copied = copy.deepcopy(network, {id(tensor): tensor for tensor in kept} if shares else {})
+    for module in copied.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    if not shares and torch.finfo(model.dtype).bits < 32:
+        copied = copied.float()
+    return replace(model, network=copied)
+
+
+def with_delta(model: Model, delta: Delta) -> Model:
+    """Return the model with a delta's changes in a copy of its network; UserError if it is of another model.
+
+    The result no longer counts as the file's model, so that a delta cannot be put on it once more.
+    """
+    base = identity(model)
+    network = cast(nn.Module, copy.deepcopy(model.network))
+    apply_delta(network, delta, base)
+    return replace(model, network=network, files=())
+
+
+def _read(path: Path, load: Callable[[], T]) -> T | None:
+    """Return what a file of the cache holds; None if it is not there, and with a warning if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return load()
+    except UserError as error:
+        warnings.warn(f"a file of the cache is damaged and is made again: {error}", stacklevel=3)
+        return None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time make ``path``, where the system has locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with open(path.with_suffix(".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
