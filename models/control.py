@@ -101,6 +101,8 @@ class Control:
     h_shift: Tensor | HShift | None = None
     #: also go up without the shift: the output's channels are first those without it, then those with it
     keeps_plain: bool = False
+    #: activations inside a block are not kept for the gradient but computed again: less memory, more time
+    checkpoints: bool = False
 
     def __post_init__(self) -> None:
         require(

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionBlock, SpatialTransformer
 from .config import UNetConfig
@@ -127,6 +128,14 @@ class Block(nn.Sequential):
         self, x: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None, control: Control | None
     ) -> Tensor:
         """Run all layers on ``x`` [B, C, H, W]."""
+        if control is not None and control.checkpoints and torch.is_grad_enabled():
+            inside: Tensor = checkpoint(self._run, x, emb, context, mask, control, use_reentrant=False)
+            return inside
+        return self._run(x, emb, context, mask, control)
+
+    def _run(
+        self, x: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None, control: Control | None
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)

@@ -218,6 +218,27 @@ def test_keeping_the_plain_output_without_a_shift_is_an_error():
         Control(keeps_plain=True)
 
 
+def test_checkpoints_give_the_same_gradient_from_far_less_that_is_kept(network):
+    x, t, context = inputs()
+    gradients, kept = [], []
+    for control in (None, Control(checkpoints=True)):
+        sizes = []
+
+        def note(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        seen = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            out = network(seen, t, context, control=control)
+        kept.append(sum(sizes))  # parameters too, which cost nothing: they are kept once for the output layer alone
+        gradients.append(torch.autograd.grad(out.square().sum(), seen)[0])
+    assert torch.equal(*gradients)
+    assert kept[1] < kept[0] / 4
+    with torch.no_grad():
+        assert torch.equal(network(x, t, context, control=Control(checkpoints=True)), network(x, t, context))
+
+
 def test_control_that_concerns_nothing_is_an_error(network):
     x, t, context = inputs()
     with pytest.raises(UserError, match="touches none of this network's"):
