@@ -15,6 +15,8 @@ from .suggestions import closest
 
 __all__ = ["TRAINERS", "main"]
 
+SEVERAL = "torchrun -m steerdiff {prog} runs several processes."
+
 
 def main(arguments: Sequence[str], prog: str) -> int:
     """Train what the first argument names; without one, list what there is."""
@@ -34,19 +36,37 @@ def _diffusion(arguments: Sequence[str], prog: str) -> int:
     from steerdiff.train.config import TrainConfig
     from steerdiff.train.diffusion import train_diffusion
 
+    return _run(TrainConfig, train_diffusion, arguments, prog, SEVERAL)
+
+
+def _classifier(arguments: Sequence[str], prog: str) -> int:
+    """A classifier of noisy images, for classifier guidance; one process or several under torchrun."""
+    from steerdiff.train.classifier import ClassifierConfig, train_classifier
+
+    return _run(ClassifierConfig, train_classifier, arguments, prog, SEVERAL)
+
+
+def _clip(arguments: Sequence[str], prog: str) -> int:
+    """The CLIP of the embedded domain: scenes and captions in one space; one process."""
+    from steerdiff.train.clip import ClipTrainConfig, train_clip
+
+    return _run(ClipTrainConfig, train_clip, arguments, prog)
+
+
+def _run(cls: type[Any], train: Callable[..., Any], arguments: Sequence[str], prog: str, note: str = "") -> int:
+    """Train what ``cls`` describes; Ctrl-C leaves with 130 and a checkpoint."""
     extra: list[Any] = [
         ("resume", bool, dataclasses.field(default=False)),
         ("progress", bool, dataclasses.field(default=True)),
     ]
     docs = {"resume": "go on from the newest checkpoint in the folder", "progress": "show a progress bar"}
-    namespace = {"__doc__": TrainConfig.__doc__, "__field_docs__": docs}
-    cls = dataclasses.make_dataclass(
-        "TrainFlags", extra, bases=(TrainConfig,), frozen=True, kw_only=True, namespace=namespace
+    namespace = {"__doc__": cls.__doc__, "__field_docs__": docs}
+    joined = dataclasses.make_dataclass(
+        "TrainFlags", extra, bases=(cls,), frozen=True, kw_only=True, namespace=namespace
     )
-    flags: Any = parse(cls, arguments, prog=prog, note="torchrun -m steerdiff train diffusion runs several processes.")
-    config = TrainConfig(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(TrainConfig)})
-    result = train_diffusion(config, resume=flags.resume, progress=flags.progress)
-    return 0 if result.completed else 130
+    flags: Any = parse(joined, arguments, prog=prog, note=note.format(prog=prog.split(maxsplit=1)[-1]))
+    config = cls(**{field.name: getattr(flags, field.name) for field in dataclasses.fields(cls)})
+    return 0 if train(config, resume=flags.resume, progress=flags.progress).completed else 130
 
 
 def _recogniser(arguments: Sequence[str], prog: str) -> int:
@@ -74,4 +94,9 @@ def _recogniser(arguments: Sequence[str], prog: str) -> int:
 
 
 #: What can be trained, by name.
-TRAINERS: dict[str, Callable[[Sequence[str], str], int]] = {"diffusion": _diffusion, "recogniser": _recogniser}
+TRAINERS: dict[str, Callable[[Sequence[str], str], int]] = {
+    "diffusion": _diffusion,
+    "classifier": _classifier,
+    "clip": _clip,
+    "recogniser": _recogniser,
+}

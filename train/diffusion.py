@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
-from steerdiff.io import atomic_write, ensure_writable
 from steerdiff.models import (
     TextConfig,
     TextToImage,
@@ -31,10 +28,11 @@ from steerdiff.samplers import NoiseSchedule
 from .checkpoints import Checkpoints
 from .config import TrainConfig
 from .data import Dataset, ImageFolder, Labels
-from .distributed import World, join_world
+from .distributed import World
 from .loop import Trainer, TrainResult
 from .losses import DiffusionLoss
 from .places import teach_places
+from .runs import laid_out, run_training
 from .samples import SampleGrid
 from .scenes import WORDS, EmojiScenes
 
@@ -128,57 +126,19 @@ def _prepare(config: TrainConfig, model: TextToImage | UNet) -> None:
         _log.info("the text encoder names the right side of %.1f %% of the things in two-object captions", 100 * share)
 
 
-def _check_resumed(config: TrainConfig, folder: Path) -> None:
-    """Raise UserError if the run in ``folder`` was started with settings that may not change."""
-    path = folder / "config.json"
-    if not path.is_file():
-        return
-    old, new = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
-    changed = [name for name in config.fixed if old.get(name, new[name]) != new[name]]
-    require(
-        not changed,
-        f"the run in {folder} was started with other {', '.join(changed)}; keep them, or choose another folder",
-    )
-
-
-def _device(name: str) -> torch.device:
-    """Return the device of this process; under ``torchrun`` each process of a machine has its own GPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        torch.cuda.set_device(name)
-    return torch.device(name)
-
-
 def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Trainer:
     """Return the loop over a fresh model, at step 0.
 
     Raises:
         UserError: Settings do not fit together, or the batch cannot be shared evenly.
     """
-    require(
-        config.batch_size % (world.size * config.accumulate) == 0,
-        f"batch_size {config.batch_size} cannot be cut into {world.size} processes x {config.accumulate} parts",
-    )
     model, schedule = build_model(config), NoiseSchedule.from_dict(config.schedule)
     if not Checkpoints(Path(config.folder) / "checkpoints", 1).paths():
         _prepare(config, model)
     if config.freezes_text and isinstance(model, TextToImage):
         model.text.requires_grad_(False)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model = model.to(device)
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-    forward = torch.compile(model) if config.compile else model
-
-    def network(x: Tensor, t: Tensor, **kwargs: Tensor) -> Tensor:
-        out: Tensor = forward(x.contiguous(memory_format=layout), t, **kwargs)
-        return out
-
     loss = DiffusionLoss(
-        network,
+        laid_out(model, config, device),
         schedule,
         lambda labels, where: _condition(model, labels, where),
         parameterization=config.parameterization,
@@ -209,23 +169,4 @@ def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool
         UserError: The folder holds a run and ``resume`` is False, or settings do not fit.
         NonFiniteLossError: The loss is not finite any more.
     """
-    folder, device = Path(config.folder), _device(config.device)
-    world = join_world(device)
-    trainer = build_trainer(config, device, world)
-    if resume:
-        _check_resumed(config, folder)
-        trainer.resume()
-    else:
-        require(
-            not trainer.checkpoints.paths(),
-            f"{folder} already holds a training run; resume it, or choose another folder",
-        )
-    if world.leads:
-        ensure_writable(folder)
-        text = json.dumps(config.to_dict(), indent=2) + "\n"
-        atomic_write(folder / "config.json", lambda file: file.write(text.encode()))
-    world.barrier()
-    try:
-        return trainer.run(progress=progress)
-    finally:
-        world.leave()
+    return run_training(config, build_trainer, resume=resume, progress=progress)
