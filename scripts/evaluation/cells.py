@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
@@ -193,18 +192,18 @@ def _require_given(method: Any, parameter: inspect.Parameter, given: bool, what:
 def counted(model: Model) -> Iterator[Callable[[], int]]:
     """Give a function that says how many images have gone through the model's network inside the ``with``.
 
-    Both branches of guidance count, and copies of the network, such as one with tuned weights, as the network itself.
-    What a backward pass computes does not count, nor activations that it computes again.
+    Both branches of guidance count, and copies of the network that carry its hooks on, as one with tuned weights does;
+    what tuning calls does not, for its copies drop them. What a backward pass computes does not count, nor activations
+    that it computes again.
     """
     seen = [0]
-    network: Any = model.network
 
-    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        same = type(module) is type(network) and list(module._modules) == list(network._modules)
-        if same and torch._C._current_graph_task_id() == _NO_BACKWARD:
+    def count(module: Any, inputs: tuple[Any, ...]) -> None:
+        if torch._C._current_graph_task_id() == _NO_BACKWARD:
             seen[0] += len(inputs[0])
 
-    handle = register_module_forward_pre_hook(count)
+    network: Any = model.network
+    handle = network.register_forward_pre_hook(count)
     try:
         yield lambda: seen[0]
     finally:

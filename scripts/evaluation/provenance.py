@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from steerdiff._version import __version__
-from steerdiff.guidance.loading import locate
+from steerdiff.errors import UserError
+from steerdiff.guidance.loading import SHIPPED, locate
 from steerdiff.guidance.noisy_classifier import hash_of
 from steerdiff.models.checkpoint import file_hash
 from steerdiff.models.published.assembly import open_published, weight_files
@@ -29,7 +30,7 @@ from steerdiff.train.benchmark import draw_cases
 from .cells import Cell
 from .dependencies import Root, hashes
 
-__all__ = ["changes", "code_roots", "digest", "machine", "provenance", "weights_hash"]
+__all__ = ["changes", "code_roots", "digest", "file_hashes", "files_of", "machine", "provenance", "weights_hash"]
 
 #: What every cell runs.
 _ROOTS: tuple[Root, ...] = (
@@ -68,14 +69,26 @@ def provenance(cell: Cell, shared: Mapping[str, Any]) -> dict[str, Any]:
     """Return all that determines a cell's bits besides its identity, JSON-able.
 
     The code is that which the cell's method, its settings (a solver among them), the loader of models and the
-    computation of cells reach (see `dependencies`); the cases are taken as they are drawn.
+    computation of cells reach (see `dependencies`); the cases are taken as they are drawn; of the files that the
+    settings name (see `files_of`) the hashes are taken.
 
     Args:
         cell: The cell.
         shared: What `machine` gives.
     """
     code = _code(frozenset(code_roots(cell.settings)))
-    return {**shared, "cases": _cases(cell.task, cell.cases, cell.case_seed), "code": dict(code)}
+    named = file_hashes(cell.settings)
+    files = {"files": named} if named else {}  # none leaves the provenances of most methods as they always were
+    return {**shared, "cases": _cases(cell.task, cell.cases, cell.case_seed), "code": dict(code), **files}
+
+
+def files_of(settings: Any) -> dict[str, Path]:
+    """Return the files and folders that settings name, by dotted path of the field, such as the weights of a CLIP.
+
+    A value names one if it is a ``Path``, the name of shipped weights, or a text with a folder or a suffix in it that
+    is the path of something there.
+    """
+    return dict(_named_files(settings, ""))
 
 
 def code_roots(settings: Any) -> list[Root]:
@@ -100,6 +113,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]
             old, new = old or {}, new or {}
             modules = [module for module in sorted({*old, *new}) if old.get(module) != new.get(module)]
             found[name] = f"code ({_some(module.removeprefix('steerdiff.') for module in modules)})"
+        elif name == "files":
+            old, new = old or {}, new or {}
+            fields = [field for field in sorted({*old, *new}) if old.get(field) != new.get(field)]
+            found[name] = f"content of the files of {_some(fields)}"
         elif name in ("weights", "cases"):
             found[name] = name
         else:
@@ -159,6 +176,52 @@ def _kinds(value: Any) -> Iterator[type[Any]]:
             yield from _kinds(item)
     elif isinstance(value, Mapping):
         yield from _kinds(list(value.values()))
+
+
+def file_hashes(settings: Any) -> dict[str, str | None]:
+    """Return the hashes of what `files_of` finds; None of what is not there, for the cell itself fails and says so."""
+    return {name: _content_hash(path) for name, path in files_of(settings).items()}
+
+
+def _named_files(value: Any, where: str) -> Iterator[tuple[str, Path]]:
+    """Yield field and path of each file that a value of settings, or a part of it, names."""
+    if dataclasses.is_dataclass(value):
+        parts = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    elif isinstance(value, Mapping):
+        parts = [(str(name), item) for name, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(str(number), item) for number, item in enumerate(value)]
+    else:
+        is_text = isinstance(value, str)
+        path_like = is_text and bool(Path(value).suffix or len(Path(value).parts) > 1)
+        if isinstance(value, Path) or (is_text and value in SHIPPED) or (path_like and Path(value).exists()):
+            yield where, Path(value)
+        return
+    for name, item in parts:
+        yield from _named_files(item, f"{where}.{name}".lstrip("."))
+
+
+def _content_hash(source: Path) -> str | None:
+    """Return the hash of shipped weights, of a file or of all files in a folder; None if there is nothing."""
+    try:
+        path = locate(source)
+    except UserError:
+        return None
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    facts = [(file.relative_to(path).as_posix(), _hash_as_it_is(file)) for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:_DIGITS]
+
+
+def _hash_as_it_is(file: Path) -> str:
+    stat = file.stat()
+    return _file_hash(file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _file_hash(file: Path, changed: int, size: int) -> str:
+    """Return the hash of a file, computed once while neither its time nor its size changes."""
+    _ = changed, size
+    return file_hash(str(file))
 
 
 def _some(names: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from steerdiff.guidance import Model
 from steerdiff.scripts.runtime import ModelFlags, environment
 
 from .cells import Cell, compute
-from .provenance import changes, machine
+from .provenance import changes, file_hashes, files_of, machine
 from .store import Store
 
 __all__ = ["Missing", "bar_of", "finish", "loaded", "model_flags", "one_line", "run_elsewhere", "run_here", "title"]
@@ -88,6 +88,10 @@ def finish(item: Missing, model: Model, store: Store) -> str | None:
         result = compute(item.cell, model)
     except Exception as error:
         return one_line(error)
+    if file_hashes(item.cell.settings) != item.provenance.get("files", {}):
+        return (
+            f"{', '.join(files_of(item.cell.settings))}: a file was replaced while the command was running; start again"
+        )
     store.write(item.cell, item.provenance, result, environment(str(model.device)))
     return None
 

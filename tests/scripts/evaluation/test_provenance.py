@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,21 @@ import torch
 from steerdiff.errors import UserError
 from steerdiff.methods import SDEdit
 from steerdiff.samplers import DDIM, UniPC
+from steerdiff.scripts.evaluation import cells, work
 from steerdiff.scripts.evaluation import provenance as module
 from steerdiff.scripts.evaluation.cells import Cell
 from steerdiff.scripts.evaluation.contestants import TextToImage, Unchanged
-from steerdiff.scripts.evaluation.provenance import changes, code_roots, digest, machine, provenance, weights_hash
+from steerdiff.scripts.evaluation.provenance import (
+    changes,
+    code_roots,
+    digest,
+    file_hashes,
+    files_of,
+    machine,
+    provenance,
+    weights_hash,
+)
+from steerdiff.scripts.evaluation.store import Store
 from steerdiff.scripts.runtime import ModelFlags
 from steerdiff.train.benchmark import Case, draw_cases
 
@@ -105,6 +117,79 @@ def test_what_a_method_is_given_of_a_case_counts_and_its_true_answer_does_not(
     # A field that is new here must be given to methods or be named among those that only scores read.
     known = {"number", "image", "mask", "source_text", "target_text", "source", *module._ONLY_SCORED}
     assert {field.name for field in dataclasses.fields(Case)} == known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    trunk: str = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(Unchanged):
+    """Settings with all that can name a file, and with texts that name none."""
+
+    clip: str = "emoji64"
+    delta: Path | None = None
+    more: tuple[Path, ...] = ()
+    inner: Inner = Inner()
+    source_text: str = "flat"
+    solver: DDIM = DDIM()
+
+
+def test_files_that_settings_name_are_found_wherever_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flat").mkdir()  # a text that happens to be a folder here names none
+    (tmp_path / "clip.pt").write_bytes(b"1")
+    (tmp_path / "folder").mkdir()
+    one, two = tmp_path / "one.safetensors", tmp_path / "folder"
+    settings = Named(delta=one, more=(one, two), inner=Inner(trunk="clip.pt"))
+    assert files_of(settings) == {
+        "clip": Path("emoji64"),
+        "delta": one,
+        "more.0": one,
+        "more.1": two,
+        "inner.trunk": Path("clip.pt"),
+    }
+    assert files_of(Unchanged()) == {} and "files" not in provenance(CELL, {})
+
+
+def test_weights_that_were_replaced_make_a_cell_another_and_the_word_says_which(tmp_path: Path) -> None:
+    folder, file = tmp_path / "clip", tmp_path / "delta.safetensors"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(b"a")
+    file.write_bytes(b"delta")
+    settings = Named(delta=file, more=(folder,), inner=Inner(trunk=str(tmp_path / "missing.pt")))
+    hashes = [file_hashes(settings)]
+    assert set(hashes[0]) == {"clip", "delta", "more.0"} and None not in hashes[0].values()
+    file.write_bytes(b"other")
+    hashes.append(file_hashes(settings))
+    (folder / "b.bin").write_bytes(b"")
+    hashes.append(file_hashes(settings))
+    file.unlink()
+    hashes.append(file_hashes(settings))
+    assert len({json.dumps(one) for one in hashes}) == 4 and hashes[3]["delta"] is None
+    assert {one["clip"] for one in hashes} == {hashes[0]["clip"]}
+    said = [changes({"files": one}, {"files": hashes[2]}) for one in hashes]
+    words = ("delta, more.0", "more.0", None, "delta")
+    assert said == [{"files": f"content of the files of {word}"} if word else {} for word in words]
+    assert changes({}, {"files": hashes[0]})["files"] == "content of the files of clip, delta, more.0"
+
+
+def test_a_file_that_is_replaced_while_its_cell_runs_gives_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "delta.safetensors"
+    file.write_bytes(b"1")
+    monkeypatch.setattr(cells, "RUNNERS", {**cells.RUNNERS, "unchanged": Named})
+    item = work.Missing(cell=dataclasses.replace(CELL, settings=Named(delta=file)), provenance={})
+    item = dataclasses.replace(item, provenance={"files": file_hashes(item.cell.settings)})
+    monkeypatch.setattr(work, "compute", lambda cell, model: file.write_bytes(b"2"))
+    model: Any = None
+    store = Store(tmp_path / "cells")
+    assert "delta: a file was replaced while the command was running" in str(work.finish(item, model, store))
+    assert not (tmp_path / "cells").exists()
 
 
 def test_changes_are_said_in_words() -> None:

@@ -125,7 +125,7 @@ def test_cells_of_other_code_are_refused_before_any_compute_and_computed_again_i
     monkeypatch.setattr(provenance, "hashes", edited("guidance.model", "return 1 if", "return 1  if"))  # formatting
     assert [outcome.error for outcome in run_cells([SAMPLE, STILL], flags)] == [None, None] and not computed
     provenance._code.cache_clear()
-    edit = edited("scripts.evaluation.contestants", "batch=len(image)", "batch=len(image) + 0")
+    edit = edited("scripts.evaluation.contestants", "batch=len(prompt)", "batch=len(image) + 0")
     monkeypatch.setattr(provenance, "hashes", edit)
     new = replace(STILL, seeds=(5,))
     with pytest.raises(UserError) as caught:
