@@ -14,6 +14,7 @@ from steerdiff.errors import UserError, require
 from steerdiff.models.bert_text import BertText
 from steerdiff.models.class_conditioned import ClassConditioned
 from steerdiff.models.class_context import ClassContext
+from steerdiff.models.clip import Clip
 from steerdiff.models.published import PRESETS, PublishedModel
 from steerdiff.models.published.assembly import parts, preset_name, reads_averaged, weight_files
 from steerdiff.models.published.configs import published_model
@@ -81,8 +82,8 @@ def _built(
         fill(module, view, keymap, source=f"the {name} of '{path}'", **place.of(name))
         modules[name] = module.eval().requires_grad_(False)
     record: dict[str, Any] = {"name": preset or path.stem, "files": weight_files(path)}
-    if model.family == "clip":
-        return modules["clip"]
+    if model.clip is not None:
+        return Clip(network=modules["clip"], config=model.clip, **record)
     if model.classifier is not None:
         shape = model.classifier
         classes, size = shape.trunk.out_channels, shape.image_size

@@ -5,13 +5,15 @@ from .bert_text import BertText
 from .build import build, load_state
 from .checkpoint import file_hash, load_into, read_header, read_safetensors, save_safetensors
 from .class_context import ClassContext
-from .clip import build_clip, clip_config, clip_size, image_features, prepare, text_features, tokenize_for
+from .clip import Clip, build_clip, clip_config, clip_size, image_features, prepare, text_features, tokenize_for
 from .clip_file import load_clip
 from .clip_text import ClipText
+from .clip_towers import ClipFeatures
 from .config import AutoencoderConfig, EncoderUNetConfig, UNetConfig, config_from_dict
 from .control import AttentionEdit, Control, HShift, Site, Taps
 from .encoder_unet import EncoderUNet
 from .layers import upsampled
+from .noisy_clip import NoisyCLIP, NoisyClipConfig
 from .text import TextConfig, WordEncoder
 from .text_config import BertTextConfig, ClassContextConfig, ClipTextConfig
 from .text_to_image import TextToImage
@@ -26,12 +28,16 @@ __all__ = [
     "BertTextConfig",
     "ClassContext",
     "ClassContextConfig",
+    "Clip",
+    "ClipFeatures",
     "ClipText",
     "ClipTextConfig",
     "Control",
     "EncoderUNet",
     "EncoderUNetConfig",
     "HShift",
+    "NoisyCLIP",
+    "NoisyClipConfig",
     "Posterior",
     "Site",
     "Taps",

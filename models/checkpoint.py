@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .weights.keymap import check_fit, identity
 from .weights.reader import WeightFile
 from .weights.safetensors_file import open_safetensors
 
-__all__ = ["FORMAT", "file_hash", "load_into", "read_header", "read_safetensors", "save_safetensors"]
+__all__ = ["FORMAT", "file_hash", "hash_of", "load_into", "read_header", "read_safetensors", "save_safetensors"]
 
 FORMAT = 1
 
@@ -98,3 +98,11 @@ def file_hash(path: str | os.PathLike[str]) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_of(files: Sequence[Path]) -> str | None:
+    """SHA-256 of a file, or of the hashes of several in their order; None without one."""
+    if not files:
+        return None
+    hashes = [file_hash(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +15,23 @@ from torch.nn import functional
 
 from steerdiff.errors import require
 
+from .checkpoint import hash_of
+from .clip_towers import ClipFeatures, tower_features
+from .clip_words import word_table
 from .published.spec import ClipConfig
 from .tokenizers import CLIP_VOCABULARY, Frame, clip_words, token_table
 
-__all__ = ["build_clip", "clip_config", "clip_size", "image_features", "prepare", "text_features", "tokenize_for"]
+__all__ = [
+    "Clip",
+    "build_clip",
+    "clip_config",
+    "clip_size",
+    "image_features",
+    "normalised",
+    "prepare",
+    "text_features",
+    "tokenize_for",
+]
 
 #: Mean and standard deviation of the red, green and blue of images in [0, 1] that CLIP was trained with.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -24,6 +40,66 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 ASK_GELU = "give quick_gelu=True for OpenAI's weights, False for those of LAION and most others"
 PLAIN = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 FOREIGN = {"timm_model_name", "hf_model_name"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """A CLIP with the vocabulary it reads: images and texts as vectors that point the same way where they fit.
+
+    ``steerdiff.load`` gives one of every file of a CLIP.
+    """
+
+    network: Any  #: open_clip's ``CLIP``, in eval mode
+    config: ClipConfig  #: what the network was built from
+    words: tuple[str, ...] | None = None  #: its own vocabulary; None: CLIP's byte pairs
+    name: str = "custom"  #: where the weights come from, for the record
+    files: tuple[Path, ...] = ()  #: files of the weights, for the record
+
+    @functools.cached_property
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the weights' file, for the record."""
+        return hash_of(self.files)
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels of the images it sees."""
+        return clip_size(self.network)
+
+    def tokenize(self, texts: Sequence[str], *, truncates: bool = False) -> Tensor:
+        """Return the token numbers of texts [B, L] on the device of the network.
+
+        Args:
+            texts: The texts.
+            truncates: Cut a text that is too long instead of an error.
+
+        Raises:
+            UserError: A text is too long or no string, or has words that this CLIP's own vocabulary lacks.
+        """
+        if self.words is None:
+            return tokenize_for(self.network, texts, truncates=truncates)
+        ids = word_table(texts, self.words, self.network.context_length, truncates=truncates)
+        return ids.to(self.network.token_embedding.weight.device)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Return vectors of length 1, [B, D] float32, of images [B, 3, H, W] in [-1, 1] of any size; gradients flow.
+
+        The shorter side becomes `size` and the middle of the longer one is kept.
+        """
+        return image_features(self.network, image)
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Return vectors of length 1, [B, D] float32, of texts. Raises UserError as `tokenize` does."""
+        return text_features(self.network, self.tokenize(texts))
+
+    def feature_maps(self, image: Tensor) -> ClipFeatures:
+        """Return the maps of each stage and the vector, float32, of images [B, 3, H, W] in [-1, 1]; gradients flow.
+
+        Raises:
+            UserError: The image tower is neither one of CLIP's ResNets nor a plain vision transformer.
+        """
+        seen = prepare(image, self.size).to(self.network.token_embedding.weight.dtype)
+        maps, vector = tower_features(self.network.visual, seen)
+        return ClipFeatures(tuple(one.float() for one in maps), vector.float())
 
 
 def clip_config(architecture: str, *, quick_gelu: bool | None = None) -> ClipConfig:
@@ -110,6 +186,11 @@ def prepare(image: Tensor, size: int) -> Tensor:
         image = functional.interpolate(image, shape, mode="bicubic", antialias=True)
     top, left = ((side - size) // 2 for side in image.shape[2:])
     image = image[:, :, top : top + size, left : left + size]
+    return normalised(image)
+
+
+def normalised(image: Tensor) -> Tensor:
+    """Return images [B, 3, H, W] in [-1, 1] with the mean and the variance that CLIP was trained with."""
     mean, std = (image.new_tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
     return ((image + 1) / 2 - mean) / std
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from steerdiff.errors import UserError, require
 from steerdiff.models.checkpoint import load_into, read_header, read_safetensors, save_safetensors
 
+from .both_splits import augment, check_blemishes
 from .scenes import CANVAS, COLOURS, OBJECTS, STYLES, Description, EmojiScenes, Scene
 
 __all__ = [
@@ -147,10 +148,9 @@ class RecogniserConfig:
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"steps is {self.steps}; it must be at least 1")
         require(self.batch_size >= 2, f"batch_size is {self.batch_size}; it must be at least 2")
-        require(0 <= self.jitter <= 8, f"jitter is {self.jitter}; it must be between 0 and 8 pixels")
+        check_blemishes(self)
         require(0 <= self.held_out <= 1, f"held_out is {self.held_out}; it is a share between 0 and 1")
-        for name in ("blur", "noise", "tint", "weight_decay"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
+        require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; it must be at least 0")
 
 
 def train_recogniser(config: RecogniserConfig | None = None, *, progress: str | None = None) -> Recogniser:
@@ -189,26 +189,6 @@ def _training_scenes(config: RecogniserConfig, step: int) -> list[Scene]:
     unseen = EmojiScenes(config.seed, "held_out", config.pairs).scenes(range(step * n, step * n + n))
     n = config.batch_size - n
     return EmojiScenes(config.seed, "train", config.pairs).scenes(range(step * n, step * n + n)) + unseen
-
-
-def augment(images: Tensor, config: RecogniserConfig, generator: torch.Generator) -> Tensor:
-    """Return images [B, 3, H, W] moved, blurred, tinted and made noisy at random, each by its own amount."""
-    n, _, height, width = images.shape
-
-    def amount(highest: float) -> Tensor:
-        return torch.rand(n, 1, 1, 1, generator=generator) * highest
-
-    margin = config.jitter
-    padded = functional.pad(images, (margin,) * 4, mode="replicate")
-    moves = torch.randint(0, 2 * margin + 1, (n, 2), generator=generator).tolist()
-    images = torch.stack([p[:, y : y + height, x : x + width] for p, (y, x) in zip(padded, moves, strict=True)])
-    taps = torch.tensor([0.25, 0.5, 0.25])
-    kernel = torch.outer(taps, taps).expand(3, 1, 3, 3)
-    blurred = functional.conv2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
-    images = images.lerp(blurred, amount(config.blur))
-    gain, offset = (torch.rand(2, n, 3, 1, 1, generator=generator) * 2 - 1) * config.tint
-    images = images * (1 + gain) + offset
-    return images + torch.randn(images.shape, generator=generator) * amount(config.noise)
 
 
 def _loss(logits: dict[str, Tensor], scenes: Sequence[Scene]) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from steerdiff.errors import require
 from steerdiff.guidance.perceptual import backbone_file, lpips_backbone, lpips_network
-from steerdiff.models import clip_size, file_hash, load_clip, text_features, tokenize_for
+from steerdiff.models import Clip, file_hash, load_clip, text_features
 from steerdiff.models.weights import check_fit, identity, open_weights
 from steerdiff.scripts.suggestions import closest
 
@@ -36,17 +36,18 @@ class ClipScore:
     Their own factor is 2.5; 100 is what torchmetrics and most papers on generation report.
     """
 
-    clip: Any  #: open_clip's ``CLIP``
+    clip: Clip  #: the network and its tokens
     see: Callable[[Image.Image], Tensor]  #: open_clip's preprocessing
     facts: dict[str, Any]  #: for the record
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """Return the scores [B], 0..100, of images uint8 [B, 3, H, W]."""
-        ids = tokenize_for(self.clip, captions, truncates=True)
-        seen = _seen(images, self.see).to(ids.device, self.clip.token_embedding.weight.dtype)
-        vectors = functional.normalize(self.clip.encode_image(seen).float(), dim=-1)
-        return 100 * (vectors * text_features(self.clip, ids)).sum(-1).clamp(min=0).cpu().double()
+        network = self.clip.network
+        ids = self.clip.tokenize(captions, truncates=True)
+        seen = _seen(images, self.see).to(ids.device, network.token_embedding.weight.dtype)
+        vectors = functional.normalize(network.encode_image(seen).float(), dim=-1)
+        return 100 * (vectors * text_features(network, ids)).sum(-1).clamp(min=0).cpu().double()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,14 +72,14 @@ def clip_score(path: Path, architecture: str | None, quick_gelu: bool | None, de
     import open_clip
 
     clip = load_clip(path, architecture, quick_gelu=quick_gelu, device=device)
-    size = clip_size(clip)
+    size = clip.size
     facts = {
         "name": "CLIP" if architecture is None else architecture,
         "weights": path.name,
-        "sha256": file_hash(path),
+        "sha256": clip.weights_hash,
         "resize": f"shorter side bicubic, antialiased, to {size}, centre {size} x {size} (open_clip)",
         "side": size,
-        "note": f"100 max(cos, 0); texts are cut after {clip.context_length} tokens",
+        "note": f"100 max(cos, 0); texts are cut after {clip.network.context_length} tokens",
     }
     return ClipScore(clip=clip, see=open_clip.image_transform(size, is_train=False), facts=facts)
 

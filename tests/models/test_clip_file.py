@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from steerdiff.errors import UserError
-from steerdiff.models import build_clip, image_features, load_clip, text_features
+from steerdiff.models import Clip, build_clip, image_features, load_clip, text_features
 from steerdiff.models.published.part_names import hf_clip_keymap
 from steerdiff.models.published.spec import ClipConfig
 from steerdiff.models.weights import published_tensors
@@ -42,6 +42,7 @@ def made(config: ClipConfig):
 
 
 def seen(clip) -> Tensor:
+    clip = clip.network if isinstance(clip, Clip) else clip
     torch.manual_seed(1)
     size = clip.visual.image_size
     size = size if isinstance(size, int) else size[0]
@@ -100,7 +101,8 @@ def test_a_file_is_read_once_its_activation_is_told(tmp_path, config, write):
         load_clip(tmp_path / "clip.bin")
     loaded = load_clip(tmp_path / "clip.bin", quick_gelu=True)
     assert torch.equal(seen(loaded), expected)
-    assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert not loaded.network.training
+    assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
     other = seen(load_clip(tmp_path / "clip.bin", quick_gelu=False))
     assert not torch.allclose(other, expected, atol=1e-3)
     assert torch.equal(seen(load_clip(tmp_path / "clip.bin", config)), expected)
@@ -113,7 +115,7 @@ def test_an_archive_of_openai_tells_everything(tmp_path, config):
     write_archive(clip, tmp_path / "clip.pt")
     loaded = load_clip(tmp_path / "clip.pt")
     assert torch.equal(seen(loaded), expected)
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in loaded.network.parameters()} == {torch.float32}
     with pytest.raises(UserError, match="is OpenAI's, which has the quick GELU; leave quick_gelu out"):
         load_clip(tmp_path / "clip.pt", quick_gelu=False)
 
@@ -122,7 +124,7 @@ def test_weights_come_in_the_type_that_is_asked_for(tmp_path):
     clip = made(VIT)
     write_state_dict(clip, tmp_path / "clip.pt")
     loaded = load_clip(tmp_path / "clip.pt", VIT, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in loaded.network.parameters()} == {torch.bfloat16}
     assert float((seen(loaded) * seen(clip)).sum(dim=-1).min()) > 0.99
 
 
