@@ -33,10 +33,11 @@ _NOTE = """Values are separated by commas, or by ; where one holds a comma; t0=0
 Several sweeps make a grid; fields joined by + vary together: steps+jump_n_sample=50+4,185+1.
 
 Writes ablation.csv (a row for each cell and score: value, low and high end of its 95 % interval, n), cases.csv (a row
-for each cell, case, seed and score), ablation.md, ablation.json, plot-FIELD.png for each sweep and sheet.png.
+for each cell, case, seed and score), ablation.md, ablation.json, plot-FIELD.png for each sweep, tradeoff.png if one was
+asked for, and sheet.png.
 
-A file has the keys method, title, preset or paper, base, sweep, task, cases and seeds; those that come with the
-library are found by their name: {shipped}."""
+A file has the keys method, title, preset or paper, base, sweep, tradeoff, task, cases and seeds; those that come with
+the library are found by their name: {shipped}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Ablation(RunFlags):
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()  #: FIELD=VALUE: a field of the base
     preset: str | None = None  #: base: a preset of the method, instead of its defaults
     paper: Literal["published", "tuned"] | None = None  #: base: the settings of its paper on this model
+    tradeoff: str | None = None  #: UP,RIGHT: also plot one score against another, such as right,diversity
     task: str | None = None  #: of the benchmark; None is the first that the paper claims
     cases: int | None = None  #: of the task, half of them of held-out combinations; None is 16
     seeds: int | None = None  #: seeds 0, 1, ... of each case; None is 3, or 1 where the seed does not matter
@@ -110,6 +112,9 @@ def _planned(arguments: Sequence[str], file: str | None, prog: str) -> tuple[Pla
     require(not other, f"{file} is an ablation of {study and study.method}, not of {method}; drop {method} or the file")
     fields = {field.name: getattr(flags, field.name) for field in dataclasses.fields(Request)}
     made = plan(method, Request(**fields), study)
+    from .ablation.tradeoff import check_tradeoff
+
+    check_tradeoff(made)
     return made, flags, flags.out or Path("out/ablate") / (Path(file).stem if file else method)
 
 
@@ -137,6 +142,7 @@ def _write(made: Plan, rows: Sequence[Measured], out: Path, facts: dict[str, Any
     from .ablation.report import facts_of
     from .ablation.sheet import contact_sheet
     from .ablation.tables import cases_csv, markdown, scores_csv
+    from .ablation.tradeoff import tradeoff_plot
 
     table = markdown(made, rows)
     record = {**facts, **facts_of(made, rows)}
@@ -148,6 +154,8 @@ def _write(made: Plan, rows: Sequence[Measured], out: Path, facts: dict[str, Any
     }
     if any(row.result for row in rows):
         plots = {f"plot-{axis.name}.png": plot(made, number, rows) for number, axis in enumerate(made.axes)}
+        tradeoff = tradeoff_plot(made, rows)
+        plots |= {} if tradeoff is None else {"tradeoff.png": tradeoff}
         files |= {**plots, "sheet.png": contact_sheet(made, rows)}
     for name, content in files.items():
         atomic_write(out / name, partial(_put, content))

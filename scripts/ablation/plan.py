@@ -38,6 +38,7 @@ class Request:
     set: tuple[str, ...] = ()
     preset: str | None = None
     paper: str | None = None
+    tradeoff: str | None = None
     task: str | None = None
     cases: int | None = None
     seeds: int | None = None
@@ -58,6 +59,7 @@ class Plan:
     task: str
     cases: int
     seeds: tuple[int, ...]
+    tradeoff: tuple[str, ...] | None = None  #: two scores that are set against each other
 
 
 def method_named(name: str) -> type[Any]:
@@ -100,6 +102,7 @@ def plan(method: str, asked: Request, study: Study | None = None) -> Plan:
         task=task,
         cases=cases,
         seeds=seeds,
+        tradeoff=tuple(name.strip() for name in asked.tradeoff.split(",")) if asked.tradeoff else study.tradeoff,
     )
 
 

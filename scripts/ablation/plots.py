@@ -15,15 +15,31 @@ from .plan import Plan
 from .sweeps import Axis
 from .tables import Measured, shown, shown_scores
 
-__all__ = ["Line", "Scale", "lines_of", "plot", "scale_of", "title_of"]
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "INK",
+    "MARKERS",
+    "Line",
+    "Scale",
+    "dressed",
+    "figure_of",
+    "label_of",
+    "lines_of",
+    "plot",
+    "png_of",
+    "scale_of",
+    "tick",
+    "title_of",
+]
 
 #: Colours that colour-blind readers can tell apart (Okabe and Ito).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
-_MOST_LINES = len(_COLOURS)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+_MOST_LINES = len(COLOURS)
 _LOG_SPAN = 30  # largest over smallest value from which an axis is logarithmic
 _SIDE_STEP = 0.016  # of the width, between bars of different lines at one value
-_INK, _GREY, _LIGHT = "#18181B", "#71717A", "#E4E4E7"
+INK, GREY, LIGHT = "#18181B", "#71717A", "#E4E4E7"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +96,7 @@ def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
     names, axis = shown_scores(rows), plan.axes[number]
     lines, scale = lines_of(plan, number, rows), scale_of(axis)
     columns = min(len(names), 3 if -len(names) % 3 < -len(names) % 4 else 4)  # as few empty places as may be
-    figure = _figure((4.1 * columns + 0.4, 3.2 * math.ceil(len(names) / columns) + 1.1))
+    figure = figure_of((4.1 * columns + 0.4, 3.2 * math.ceil(len(names) / columns) + 1.1))
     panels = figure.subplots(math.ceil(len(names) / columns), columns, squeeze=False)
     for panel, name in zip(panels.flat, names, strict=False):
         for style, line in enumerate(lines):
@@ -88,14 +104,12 @@ def plot(plan: Plan, number: int, rows: Sequence[Measured]) -> bytes:
         _finish(panel, axis, scale, name)
     for panel in panels.flat[len(names) :]:
         panel.set_axis_off()
-    figure.suptitle(title_of(plan, number, lines), x=0.01, ha="left", fontsize=15, fontweight="bold", color=_INK)
-    figure.supxlabel(axis.name.replace("+", " + "), fontsize=13, color=_INK)
+    figure.suptitle(title_of(plan, number, lines), x=0.01, ha="left", fontsize=15, fontweight="bold", color=INK)
+    figure.supxlabel(axis.name.replace("+", " + "), fontsize=13, color=INK)
     if len(lines) > 1:
         handles, labels = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=12, labelspacing=0.7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return png_of(figure)
 
 
 def title_of(plan: Plan, number: int, lines: Sequence[Line]) -> str:
@@ -111,10 +125,11 @@ def _others(places: tuple[int, ...], number: int) -> tuple[int, ...]:
 
 def _label(plan: Plan, number: int, key: tuple[int, ...]) -> str:
     axes = [axis for i, axis in enumerate(plan.axes) if i != number]
-    return ", ".join(f"{axis.name} = {_tick(axis.values[place], ' + ')}" for axis, place in zip(axes, key, strict=True))
+    return ", ".join(f"{axis.name} = {tick(axis.values[place], ' + ')}" for axis, place in zip(axes, key, strict=True))
 
 
-def _tick(value: Sequence[Any], joint: str) -> str:
+def tick(value: Sequence[Any], joint: str) -> str:
+    """Return a value of an axis as text, its parts with ``joint`` between them."""
     return joint.join(shown(plain(part)) for part in value)
 
 
@@ -134,7 +149,7 @@ def _mean(intervals: Sequence[Interval]) -> Interval:
     )
 
 
-def _figure(size: tuple[float, float]) -> Any:
+def figure_of(size: tuple[float, float]) -> Any:
     """Return an empty figure that no window shows and that pyplot does not keep."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -142,6 +157,30 @@ def _figure(size: tuple[float, float]) -> Any:
     figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def png_of(figure: Any) -> bytes:
+    """Return a figure as PNG, the same bytes each time."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def label_of(name: str) -> str:
+    """Return a score's name with its unit, and which side is better."""
+    score = SCORES[name]
+    unit = ", %" if score.percent else ""
+    better = f"   ({score.better} is better)" if score.better else ""
+    return f"{score.title}{unit}{better}"
+
+
+def dressed(panel: Any) -> None:
+    """Give a panel the look of all."""
+    panel.tick_params(labelsize=10, color=GREY, labelcolor=INK)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(GREY)
+    panel.grid(color=LIGHT, lw=0.7)
+    panel.set_axisbelow(True)
 
 
 def _draw(panel: Any, line: Line, name: str, scale: Scale, style: tuple[int, int]) -> None:
@@ -156,7 +195,7 @@ def _draw(panel: Any, line: Line, name: str, scale: Scale, style: tuple[int, int
         return
     x, intervals = [scale.beside(place, number - (count - 1) / 2) for place, _ in found], [i for _, i in found]
     mean, low, high = ([factor * getattr(i, end) for i in intervals] for end in ("value", "low", "high"))
-    look: dict[str, Any] = {"color": _COLOURS[number], "marker": _MARKERS[number], "ms": 6, "label": line.label}
+    look: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number], "ms": 6, "label": line.label}
     look["lw"] = 0 if scale.kind == "categories" else 1.8
     if count == 1 and scale.kind != "categories":
         panel.fill_between(x, low, high, color=look["color"], alpha=0.16, lw=0)
@@ -168,19 +207,12 @@ def _draw(panel: Any, line: Line, name: str, scale: Scale, style: tuple[int, int
 
 
 def _finish(panel: Any, axis: Axis, scale: Scale, name: str) -> None:
-    score = SCORES[name]
-    unit = ", %" if score.percent else ""
-    better = f"   ({score.better} is better)" if score.better else ""
-    panel.set_title(f"{score.title}{unit}{better}", loc="left", fontsize=11.5, color=_INK)
+    panel.set_title(label_of(name), loc="left", fontsize=11.5, color=INK)
     if scale.kind == "log":
         panel.set_xscale("log")
     joint = "\n" if scale.kind == "categories" else ""
-    panel.set_xticks(scale.places, [_tick(value, joint) for value in axis.values])
-    if score.percent:
+    panel.set_xticks(scale.places, [tick(value, joint) for value in axis.values])
+    if SCORES[name].percent:
         panel.set_ylim(-4, 104)
     panel.minorticks_off()
-    panel.tick_params(labelsize=10, color=_GREY, labelcolor=_INK)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(_GREY)
-    panel.grid(color=_LIGHT, lw=0.7)
-    panel.set_axisbelow(True)
+    dressed(panel)

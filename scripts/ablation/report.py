@@ -20,6 +20,7 @@ def facts_of(plan: Plan, rows: Sequence[Measured]) -> dict[str, Any]:
         "method": plan.method,
         "base": plain(plan.base),
         "axes": [{"fields": list(axis.fields), "values": plain(axis.values)} for axis in plan.axes],
+        "tradeoff": plan.tradeoff and list(plan.tradeoff),
         "task": plan.task,
         "cases": plan.cases,
         "seeds": list(plan.seeds),

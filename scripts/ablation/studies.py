@@ -17,6 +17,8 @@ __all__ = ["FOLDER", "Study", "read_study", "shipped"]
 #: The ablations that come with the library.
 FOLDER = Path(__file__).resolve().parents[1] / "ablations"
 
+_KINDS = {"dict": "a mapping", "list": "a list"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -30,6 +32,7 @@ class Study:
     sweep: Mapping[str, Any] = dataclasses.field(
         default_factory=dict
     )  #: lists of values by field, or fields joined by +
+    tradeoff: tuple[str, ...] | None = None  #: two scores that a plot sets against each other along the first sweep
     task: str | None = None  #: of the benchmark
     cases: int | None = None  #: of the task
     seeds: int | None = None  #: 0, 1, ... of each case
@@ -53,9 +56,10 @@ def read_study(file: str) -> Study:
     values = read_mapping(path)
     check_keys(values, [field.name for field in dataclasses.fields(Study)], str(path))
     require("method" in values, f"{path} names no method; write 'method: NAME' in it")
-    kinds = {"base": dict, "sweep": dict, "cases": int, "seeds": int}
+    kinds = {"base": dict, "sweep": dict, "tradeoff": list, "cases": int, "seeds": int}
     for name, value in values.items():
         kind = kinds.get(name, str)
         fits = type(value) is kind or (value is None and name not in ("method", "base", "sweep"))
-        require(fits, f"{path}: {name} is {value!r}; expected {'a mapping' if kind is dict else kind.__name__}")
-    return Study(**values)
+        require(fits, f"{path}: {name} is {value!r}; expected {_KINDS.get(kind.__name__, kind.__name__)}")
+    pair = values.get("tradeoff")
+    return Study(**{**values, "tradeoff": None if pair is None else tuple(map(str, pair))})

@@ -114,6 +114,17 @@ def test_everything_else_stands_in_the_json(ablate: Ablate) -> None:
     assert facts["weights"] == machine(RunFlags())["weights"] and "torch" in facts["environment"]
 
 
+def test_a_trade_off_is_a_picture_more_and_stands_in_the_json(ablate: Ablate) -> None:
+    done = ablate("--sweep", "guidance=1,3", "--tradeoff", "right,diversity")
+    assert done.code == 0 and "tradeoff.png, sheet.png" in done.out
+    assert ablate.bytes_of("tradeoff.png").startswith(b"\x89PNG")
+    assert json.loads(ablate.bytes_of("ablation.json"))["tradeoff"] == ["right", "diversity"]
+    again = ablate("--sweep", "guidance=1,3", out="plain")
+    assert "tradeoff.png" not in again.out and not (ablate.folder / "plain/tradeoff.png").exists()
+    bad = ablate("--sweep", "guidance=1,3", "--tradeoff", "right,diverse")
+    assert bad.code == 2 and "did you mean diversity" in bad.err
+
+
 def test_a_killed_sweep_goes_on_and_its_tables_are_the_same_bytes(ablate: Ablate) -> None:
     sweep = ("--sweep", "guidance=1,3", "--sweep", "solver=ddim,ddpm")
     ablate.stop_before = 2

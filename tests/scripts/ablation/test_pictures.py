@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from steerdiff.errors import UserError
 from steerdiff.scripts.ablation.plan import Plan, Request, plan
 from steerdiff.scripts.ablation.plots import lines_of, plot, scale_of, title_of
 from steerdiff.scripts.ablation.sheet import sections_of
 from steerdiff.scripts.ablation.sweeps import Axis
 from steerdiff.scripts.ablation.tables import Measured
+from steerdiff.scripts.ablation.tradeoff import check_tradeoff, paths_of, tradeoff_plot
 from steerdiff.scripts.evaluation.cells import Result
 from steerdiff.train.benchmark import Interval, draw_cases
 
@@ -107,6 +110,44 @@ def test_every_kind_of_axis_can_be_drawn_twice_to_the_same_bytes(sweep: str) -> 
     first = plot(made, 0, measured(made))
     assert first == plot(made, 0, measured(made))
     assert Image.open(BytesIO(first)).format == "PNG"
+
+
+def test_a_path_of_the_trade_off_visits_the_values_in_order_where_both_scores_are_known() -> None:
+    made = planned("t0=0.2,0.4,0.6", "repeats=1,2", tradeoff="right, inside", seeds=2)
+    rows = measured(made)
+    rows[2] = Measured(point=rows[2].point, cell=rows[2].cell, error="broken")
+    paths = paths_of(made, rows)
+    assert [label for label, _ in paths] == ["repeats = 1", "repeats = 2"]
+    assert [[station.place for station in stations] for _, stations in paths] == [[0, 2], [0, 1, 2]]
+    assert [station.right for station in paths[1][1]] == [Interval(n, n - 1, n + 2) for n in (2, 4, 6)]
+    assert {station.up for _, stations in paths for station in stations} == {Interval(0.5, 0.25, 0.75)}
+
+
+def test_a_trade_off_is_drawn_to_the_same_bytes_and_not_without_both_scores() -> None:
+    made = planned("t0=0.2,0.4", "repeats=1,2", tradeoff="right,inside")
+    first = tradeoff_plot(made, measured(made))
+    assert first is not None and first == tradeoff_plot(made, measured(made))
+    assert Image.open(BytesIO(first)).format == "PNG"
+    turned = tradeoff_plot(replace(made, tradeoff=("inside", "right")), measured(made))
+    assert turned is not None and turned != first
+    assert tradeoff_plot(replace(made, tradeoff=("right", "outside")), measured(made)) is None
+    assert tradeoff_plot(replace(made, tradeoff=None), measured(made)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "message"),
+    [
+        ("right", {}, "tradeoff is right; give two different scores"),
+        ("right,right", {}, "give two different scores"),
+        ("right,layout,kid", {}, "give two different scores"),
+        ("right,diversty", {}, "there is no score 'diversty'; did you mean diversity"),
+        ("right,diversity", {"seeds": 1}, "between results of several seeds; give --seeds 2 or more"),
+        ("right,outside", {"method": "sample"}, "outside says nothing of the task 'draw'; give another score"),
+    ],
+)
+def test_a_trade_off_that_cannot_be_drawn_is_an_error(text: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_tradeoff(planned("guidance=1,3", tradeoff=text, **change))
 
 
 def test_the_sheet_has_a_row_for_each_case_and_a_column_for_each_value() -> None:

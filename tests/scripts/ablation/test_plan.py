@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ STUDY = Study(
 
 def planned(method: str = "sdedit", study: Study | None = None, **flags: Any) -> Plan:
     return plan(method, Request(**flags), study)
+
+
+def test_the_flag_of_a_trade_off_wins_over_the_file() -> None:
+    study = replace(STUDY, tradeoff=("right", "diversity"))
+    assert planned(study=STUDY).tradeoff is None
+    assert planned(study=study).tradeoff == ("right", "diversity")
+    assert planned(study=study, tradeoff="right, outside").tradeoff == ("right", "outside")
 
 
 def test_a_file_alone_says_all() -> None:
@@ -114,6 +122,7 @@ def test_what_does_not_fit_is_said_before_anything_runs(method: str, flags: dict
         ("method: sdedit\nsweeps: {t0: [1]}", "sets 'sweeps', which does not exist; did you mean sweep"),
         ("method: sdedit\nsweep: [t0]", "sweep is ['t0']; expected a mapping"),
         ("method: sdedit\ncases: many", "cases is 'many'; expected int"),
+        ("method: sdedit\ntradeoff: right", "tradeoff is 'right'; expected a list"),
         ("method: sdedit\ntask: 3", "task is 3; expected str"),
         ("method: sdedit\nsweep: {t0: 0.5}", "the sweep of t0 has 0.5 for its values; give a list of them"),
         ("method: sdedit\nsweep: {t0: []}", "the sweep of t0 sweeps over nothing"),
