@@ -2,7 +2,8 @@
 
 from .classifier import ClassifierGuidance
 from .classifier_free import ClassifierFree, Condition, Conditioned
+from .clean_clip import CleanClipGuidance
 from .loading import load
 from .model import Model
 
-__all__ = ["ClassifierFree", "ClassifierGuidance", "Condition", "Conditioned", "Model", "load"]
+__all__ = ["ClassifierFree", "ClassifierGuidance", "CleanClipGuidance", "Condition", "Conditioned", "Model", "load"]

@@ -83,11 +83,12 @@ class ExtendingAugmentations:
         if self.views == 1:
             return image[:, None]
         copies = image.repeat_interleave(self.views - 1, dim=0)
-        affine, perspective = numbers.flatten(0, 1).split([_AFFINE, _PERSPECTIVE], dim=1)
+        flat = numbers.flatten(0, 1)
+        affine, perspective = flat[:, :_AFFINE], flat[:, _AFFINE:]
         size = image.shape[2], image.shape[3]
         turned = self._mapped(copies, self._affine(affine, size), affine[:, 0], "border")
         tilted = self._mapped(turned, self._perspective(perspective, size), perspective[:, 0], "zeros")
-        return torch.cat([image[:, None], tilted.unflatten(0, (image.shape[0], -1))], dim=1)
+        return torch.cat([image[:, None], tilted.reshape(image.shape[0], -1, *image.shape[1:])], dim=1)
 
     def _mapped(self, image: Tensor, matrix: Tensor, chance: Tensor, padding: str) -> Tensor:
         """Apply maps [N, 3, 3] (pixels of the result to pixels of the image) where ``chance`` says so."""
