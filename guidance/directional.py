@@ -113,7 +113,8 @@ def directional_cosine(edited: Tensor, source: Tensor, direction: Tensor) -> Ten
     """
     moved = functional.normalize(edited.float(), dim=-1) - functional.normalize(source.float(), dim=-1)
     unit = moved / (torch.linalg.vector_norm(moved, dim=-1, keepdim=True) + _TINY)
-    return (unit * direction.to(unit)).sum(-1)
+    cosine: Tensor = (unit * direction.to(unit)).sum(-1)
+    return cosine
 
 
 def directional_loss(edited: Tensor, source: Tensor, direction: Tensor) -> Tensor:
@@ -125,4 +126,5 @@ def directional_loss(edited: Tensor, source: Tensor, direction: Tensor) -> Tenso
     Source: the official code of DiffusionCLIP and of Asyrp (Kwon et al. 2023); the papers print ``1 - cos``.
     """
     share = (1 + directional_cosine(edited, source, direction)) / 2
-    return -torch.log(share.clamp(min=_WORST))
+    loss: Tensor = -torch.log(share.clamp(min=_WORST))
+    return loss
