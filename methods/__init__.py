@@ -5,8 +5,9 @@ from .invert import DDIMInversion
 from .repaint import RePaint
 from .resizing import LowPass
 from .sdedit import SDEdit
+from .sdg import SDG
 
-__all__ = ["ILVR", "METHODS", "DDIMInversion", "LowPass", "RePaint", "SDEdit"]
+__all__ = ["ILVR", "METHODS", "SDG", "DDIMInversion", "LowPass", "RePaint", "SDEdit"]
 
 #: Every method by its name on the command line.
-METHODS = {"ilvr": ILVR, "sdedit": SDEdit, "repaint": RePaint, "invert": DDIMInversion}
+METHODS = {"ilvr": ILVR, "sdedit": SDEdit, "repaint": RePaint, "invert": DDIMInversion, "sdg": SDG}

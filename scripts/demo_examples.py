@@ -44,6 +44,7 @@ _ILVR = ("--steps", "50", "--downsample", "8", "--range-t", "10")
 _SDEDIT = ("--steps", "50", "--repeats", "1", "--t0", "0.7", "--clip", "clip")
 _REPAINT = ("--preset", "quick")
 _INVERT = ("--steps", "50", "--spacing", "trailing")
+_SDG = ("--preset", "emoji64")
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
 EXAMPLES: dict[str, tuple[Example, ...]] = {
@@ -69,5 +70,9 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             target_flag="--target",
             note="to noise with one prompt, back with another",
         ),
+    ),
+    "sdg": (
+        Example(kind="style", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
+        Example(kind="colour", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
     ),
 }
