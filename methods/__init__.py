@@ -1,5 +1,6 @@
 """One file a paper: each method is a dataclass of its settings, called with a model and an image."""
 
+from .diffusion_clip import DiffusionCLIP
 from .ilvr import ILVR
 from .invert import DDIMInversion
 from .repaint import RePaint
@@ -7,7 +8,14 @@ from .resizing import LowPass
 from .sdedit import SDEdit
 from .sdg import SDG
 
-__all__ = ["ILVR", "METHODS", "SDG", "DDIMInversion", "LowPass", "RePaint", "SDEdit"]
+__all__ = ["ILVR", "METHODS", "SDG", "DDIMInversion", "DiffusionCLIP", "LowPass", "RePaint", "SDEdit"]
 
 #: Every method by its name on the command line.
-METHODS = {"ilvr": ILVR, "sdedit": SDEdit, "repaint": RePaint, "invert": DDIMInversion, "sdg": SDG}
+METHODS = {
+    "ilvr": ILVR,
+    "sdedit": SDEdit,
+    "repaint": RePaint,
+    "invert": DDIMInversion,
+    "sdg": SDG,
+    "diffusionclip": DiffusionCLIP,
+}
