@@ -212,7 +212,7 @@ class DiffusionCLIP:
         resume: bool = False,
         progress: bool = True,
         identity: Identity | None = None,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        bf16: bool = False,
         checkpointing: bool = False,
     ) -> Delta:
         """Tune the network to the edit, or go on with it.
@@ -223,7 +223,7 @@ class DiffusionCLIP:
             resume: Go on from the newest checkpoint in ``folder``.
             progress: Show a progress bar.
             identity: ``identity(edited, source) -> [B]``, 0 where two faces are one person's; for ``id_weight``.
-            precision: "bf16" runs the networks under autocast.
+            bf16: Run the networks in bfloat16 where that is safe (autocast); weights and optimiser stay as they are.
             checkpointing: Keep no activations but compute them again: less memory, a third more time.
 
         Returns:
@@ -252,7 +252,7 @@ class DiffusionCLIP:
         path = self.path(model.schedule, self.n_train)
         descend = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing)
         settings = self._settings(clip, pairs.images)
-        config = self._config(folder, pairs, {**settings, "base": identity_of(model)}, precision)
+        config = self._config(folder, pairs, {**settings, "base": identity_of(model)}, bf16)
         with torch.inference_mode(False), torch.enable_grad():
             result = finetune(config, network, descend, pairs, resume=resume, progress=progress)
         if not result.completed:
@@ -298,10 +298,10 @@ class DiffusionCLIP:
         """Return all that decides what tuning computes, JSON-able."""
         fields = {name: getattr(self, name) for name in _TUNING}
         known = {"t0": _T0 if self.t0 is None else self.t0, "uses_prompt": bool(self.uses_prompt)}
-        seen = {"clip": clip.weights_hash, "images": digest(images)}
+        seen = {"clip": identity_of(clip), "images": digest(images)}
         return {**fields, **known, **seen, "n_images": len(images), "revision": _REVISION}
 
-    def _config(self, folder: FilePath, pairs: LatentPairs, about: dict[str, Any], precision: Any) -> FinetuneConfig:
+    def _config(self, folder: FilePath, pairs: LatentPairs, about: dict[str, Any], bf16: bool) -> FinetuneConfig:
         """Return the settings of the loop: the rate grows after every epoch."""
         epoch = max(1, len(pairs.images) // pairs.batch_size) * pairs.updates
         return FinetuneConfig(
@@ -312,7 +312,7 @@ class DiffusionCLIP:
             learning_rate=self.learning_rate,
             rate_gamma=self.rate_gamma,
             rate_every=epoch,
-            precision=precision,
+            precision="bf16" if bf16 else "fp32",
             checkpoint_every=epoch,
         )
 

@@ -21,6 +21,7 @@ from steerdiff.errors import UserError, require
 from steerdiff.guidance import Model
 from steerdiff.io import ensure_writable
 from steerdiff.models.checkpoint import read_header, read_safetensors, save_safetensors
+from steerdiff.models.clip import Clip
 from steerdiff.models.delta import Delta, apply_delta, load_delta, save_delta
 
 __all__ = [
@@ -58,8 +59,8 @@ def digest(*tensors: Tensor) -> str:
     return found.hexdigest()
 
 
-def identity(model: Model) -> str:
-    """Return what tells a model's weights from others: the hash of its files, without files that of its numbers.
+def identity(model: Model | Clip) -> str:
+    """Return what tells the weights of a model or a CLIP from others: the hash of its files, else of its numbers.
 
     Raises:
         UserError: The network is a formula and has no weights.

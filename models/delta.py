@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,10 @@ from steerdiff.errors import UserError, require
 
 from .checkpoint import read_header, read_safetensors, save_safetensors
 
-__all__ = ["Delta", "apply_delta", "load_delta", "make_delta", "save_delta"]
+__all__ = ["Delta", "apply_delta", "compressed", "load_delta", "make_delta", "save_delta"]
 
 KIND = "delta"
+Form = Literal["difference", "low-rank", "added"]
 _PARTS = {"difference": ("",), "low-rank": (".left", ".right"), "added": ("",)}
 
 
@@ -29,7 +31,7 @@ class Delta:
     method: str  #: command name of the method that tuned
     settings: Mapping[str, Any] = field(default_factory=dict)  #: what it was tuned with, JSON-able
     tensors: Mapping[str, Tensor] = field(default_factory=dict)  #: as stored: float16, of largest size 1
-    forms: Mapping[str, Literal["difference", "low-rank", "added"]] = field(
+    forms: Mapping[str, Form] = field(
         default_factory=dict
     )  #: of each weight: tuned minus base; the same as two factors; or a weight that the base has not
     scales: Mapping[str, float] = field(default_factory=dict)  #: factor on each weight's tensors
@@ -72,42 +74,51 @@ def make_delta(
     Raises:
         UserError: A rank below 1, or a weight of another shape than before.
     """
+
+    def changes() -> Iterator[tuple[str, Tensor, bool]]:
+        for name, value in tuned.items():
+            change, added = value.detach().double().cpu(), name not in base_weights
+            if not added:
+                same = base_weights[name].shape == value.shape
+                require(same, f"{name} was {list(base_weights[name].shape)} and is {list(value.shape)} after tuning")
+                change = change - base_weights[name].detach().double().cpu()
+            yield name, change, added
+
+    empty = Delta(base=base, method=method, settings=dict(settings or {}))
+    return _packed(empty, changes(), rank)
+
+
+def compressed(delta: Delta, rank: int) -> Delta:
+    """Return a delta whose matrices are two factors of ``rank`` where that is smaller, with the error it then has.
+
+    Raises:
+        UserError: A rank below 1.
+    """
+    changes = ((name, delta.change(name).double(), form == "added") for name, form in delta.forms.items())
+    packed = _packed(delta, changes, rank)
+    return replace(packed, error=math.hypot(packed.error, delta.error))
+
+
+def _packed(like: Delta, changes: Iterable[tuple[str, Tensor, bool]], rank: int | None) -> Delta:
+    """Return a delta of (name, change in float64, whether it is a weight that the base has not)."""
     require(rank is None or rank >= 1, f"rank is {rank}; it must be at least 1, or none for the whole change")
     tensors: dict[str, Tensor] = {}
-    forms: dict[str, Literal["difference", "low-rank", "added"]] = {}
+    forms: dict[str, Form] = {}
     scales: dict[str, float] = {}
     lost, total = 0.0, 0.0
-    for name, value in tuned.items():
-        change = value.detach().double().cpu()
-        if name in base_weights:
-            same = base_weights[name].shape == value.shape
-            require(same, f"{name} was {list(base_weights[name].shape)} and is {list(value.shape)} after tuning")
-            change = change - base_weights[name].detach().double().cpu()
-            if not change.any():
-                continue
-        elif not change.any():
-            tensors[name], forms[name], scales[name] = change.half(), "added", 1.0
+    for name, change, added in changes:
+        if not added and not change.any():
             continue
-        forms[name], parts, scales[name] = _stored(change, rank, added=name not in base_weights)
+        forms[name], parts, scales[name] = _stored(change, rank, added=added)
         tensors |= {name + suffix: part for suffix, part in zip(_PARTS[forms[name]], parts, strict=True)}
-        kept = parts[0].double() if len(parts) == 1 else (parts[0].double() @ parts[1].double())
+        kept = parts[0].double() if len(parts) == 1 else parts[0].double() @ parts[1].double()
         lost += float((change - scales[name] * kept.reshape(change.shape)).square().sum())
         total += float(change.square().sum())
-    return Delta(
-        base=base,
-        method=method,
-        settings=dict(settings or {}),
-        tensors=tensors,
-        forms=forms,
-        scales=scales,
-        error=(lost / total) ** 0.5 if total else 0.0,
-        rank=rank,
-    )
+    error = math.sqrt(lost / total) if total else 0.0
+    return replace(like, tensors=tensors, forms=forms, scales=scales, error=error, rank=rank)
 
 
-def _stored(
-    change: Tensor, rank: int | None, *, added: bool
-) -> tuple[Literal["difference", "low-rank", "added"], list[Tensor], float]:
+def _stored(change: Tensor, rank: int | None, *, added: bool) -> tuple[Form, list[Tensor], float]:
     """Return the form, the tensors in float16 and their factor, of one change in float64."""
     if rank is not None and change.ndim >= 2 and not added:
         rows = change.flatten(1)
@@ -117,7 +128,7 @@ def _stored(
             left, right = u[:, :rank] * root, root[:, None] * v[:rank]
             sizes = float(left.abs().max()), float(right.abs().max())
             return "low-rank", [(left / sizes[0]).half(), (right / sizes[1]).half()], sizes[0] * sizes[1]
-    scale = float(change.abs().max())
+    scale = float(change.abs().max()) or 1.0
     return "added" if added else "difference", [(change / scale).half()], scale
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "edit": Command("edit", "METHOD --image FILE ...", "edit an image with one of the methods"),
     "invert": Command("invert", "--image FILE", "invert an image by DDIM and reconstruct it"),
     "train": Command("train", "WHAT --folder FOLDER", "train a model"),
+    "finetune": Command("finetune", "METHOD --source-text A --target-text B", "tune a model to an edit, once"),
     "evaluate": Command("evaluate", "WHAT", "measure samples and edits, against the truth where it is known"),
     "ablate": Command("ablate", "METHOD --sweep FIELD=A,B", "vary the settings of a method and measure each"),
     "reproduce": Command("reproduce", "PAPER", "the main experiment of a paper, with its published numbers"),
