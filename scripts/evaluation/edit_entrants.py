@@ -60,7 +60,7 @@ def entrants(
 
     Args:
         cases: Cases of each task.
-        seeds: Each case is run with seeds 0, 1, ...; one that the seed cannot change runs with seed 0.
+        seeds: Each case is run with seeds 0, 1, ...; fewer where the paper's entry says so.
         tuned_only: Leave the published settings out.
         tasks: Names in ``TASKS``; empty takes all.
         only: Names of methods; empty takes all.
@@ -112,8 +112,7 @@ def _papers() -> list[Paper]:
 
 def _entrant(paper: Paper, setting: PaperSetting, task: str, cases: int, seeds: int) -> Entrant:
     values = paper.settings(setting, task)
-    used = (0,) if paper.deterministic else tuple(range(seeds))
-    cell = Cell(method=str(paper.method), settings=values, task=task, cases=cases, seeds=used)
+    cell = Cell(method=str(paper.method), settings=values, task=task, cases=cases, seeds=paper.seeds_of(seeds))
     return Entrant(method=cell.method, setting=setting, cell=cell, paper=paper.name)
 
 

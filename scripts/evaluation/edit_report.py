@@ -133,7 +133,8 @@ SUMMARY_NOTE = (
 
 def _lead(report: Report) -> str:
     text = (
-        f"{report.size}. Mean [95 % interval of a bootstrap over cases and seeds]. Published settings are the paper's, "
+        f"{report.size}, of a method whose result does not depend on it, or that is slow, fewer (`edits.json` says how "
+        "many). Mean [95 % interval of a bootstrap over cases and seeds]. Published settings are the paper's, "
         "translated to this model; tuned is one setting of each method for all tasks. Bold: best of its setting on "
         "its task, where the paired interval against the runner-up excludes a tie. Yardsticks are never in bold: "
         "`unchanged` gives the image back, `sample` forgets it and draws the caption. `-`: does not apply."

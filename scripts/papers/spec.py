@@ -54,12 +54,14 @@ class Paper:
     by_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: what both settings have otherwise on a task: fields by dotted path, such as the words of an edit
     deterministic: bool = False  #: the result does not depend on the seed
+    seeds: int | None = None  #: most seeds of a case in ``evaluate edits``, where more are too slow; None: no limit
     claims: tuple[Claim, ...] = ()
     ablations: tuple[str, ...] = field(default=())  #: files in ``scripts/ablations`` without their suffix
     recipes: tuple[Recipe, ...] = ()  #: its experiments on real data and published weights, the main one first
 
     def __post_init__(self) -> None:
-        """Check that what tasks change is there to be changed."""
+        """Check the number of seeds, and that what tasks change is there to be changed."""
+        require(self.seeds is None or self.seeds >= 1, f"{self.name} has {self.seeds} seeds; give at least 1")
         for task in self.by_task:
             require(task in self.tasks, f"{self.name} has settings for {task!r}, which is none of its tasks")
             for setting in get_args(PaperSetting):
@@ -67,6 +69,11 @@ class Paper:
                     self.settings(setting, task)
                 except UserError as error:
                     raise UserError(f"the {setting} settings of {self.name} for {task!r}: {error}") from error
+
+    def seeds_of(self, asked: int) -> tuple[int, ...]:
+        """Return the seeds that a case gets where so many are asked for: one if the result does not depend on it."""
+        most = 1 if self.deterministic else asked if self.seeds is None else self.seeds
+        return tuple(range(min(asked, most)))
 
     def settings(self, setting: PaperSetting, task: str | None = None) -> Any:
         """Return the published or the tuned settings, on a task with what it changes.

@@ -33,3 +33,12 @@ def test_a_task_without_settings_of_its_own_has_those_of_the_paper() -> None:
 def test_what_a_task_cannot_change_is_an_error_when_the_entry_is_made(by_task: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(SDEDIT, by_task=by_task)
+
+
+def test_seeds_are_as_many_as_asked_for_but_where_they_change_nothing_or_take_too_long() -> None:
+    assert SDEDIT.seeds_of(3) == (0, 1, 2)
+    assert replace(SDEDIT, seeds=2).seeds_of(3) == (0, 1) == replace(SDEDIT, seeds=2).seeds_of(2)
+    assert replace(SDEDIT, seeds=2).seeds_of(1) == (0,)
+    assert replace(SDEDIT, seeds=2, deterministic=True).seeds_of(3) == (0,)
+    with pytest.raises(UserError, match="sdedit has 0 seeds; give at least 1"):
+        replace(SDEDIT, seeds=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -16,7 +17,9 @@ from steerdiff.errors import UserError
 from steerdiff.guidance import Model
 from steerdiff.methods.finetuned import copy_of
 from steerdiff.samplers import NoiseSchedule
-from steerdiff.scripts.evaluation.cells import call, counted
+from steerdiff.scripts.evaluation import cells
+from steerdiff.scripts.evaluation.cells import Cell, call, compute, counted
+from steerdiff.scripts.evaluation.contestants import Unchanged
 from steerdiff.train.benchmark import draw_cases
 
 
@@ -164,3 +167,24 @@ def test_a_backward_pass_counts_nothing_nor_what_it_computes_again(model: Model)
         checkpoint(network, x, t, use_reentrant=False).square().sum().backward()
         assert count() == 3
     assert x.grad is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedFirst(Unchanged):
+    """As the methods that tune: `deltas` calls the network and takes its time, at the first call."""
+
+    calls: list[str] = field(default_factory=list, compare=False)
+
+    def deltas(self, model: Any, progress: str | None = None) -> None:
+        model.network(torch.zeros(5, 3, 64, 64), torch.zeros(5))
+        time.sleep(0.3)
+        self.calls.append("deltas")
+
+
+def test_what_is_tuned_first_counts_neither_as_evaluations_nor_as_time(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "RUNNERS", {**cells.RUNNERS, "unchanged": TunedFirst})
+    settings = TunedFirst()
+    result = compute(Cell(method="unchanged", settings=settings, task="style", cases=1, seeds=(0,)), model)
+    assert settings.calls == ["deltas"] and result.evaluations == 0 and result.seconds < 0.2

@@ -110,9 +110,9 @@ def test_each_method_runs_on_what_its_paper_claims_and_the_yardsticks_on_everyth
 
 
 def test_what_a_paper_sets_for_a_task_holds_there_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    paper = replace(PAPERS["sdedit"], by_task={"style": {"t0": 0.25}})
+    paper = replace(PAPERS["sdedit"], by_task={"style": {"t0": 0.25}}, seeds=2)
     monkeypatch.setitem(PAPERS, "sdedit", paper)
-    running = entrants(2, 1, tasks=["style", "object"], only=["sdedit"])
+    running = entrants(2, 3, tasks=["style", "object"], only=["sdedit"])
     found = {
         (task, one.setting): one.cell.settings
         for task, some in running.items()
@@ -124,6 +124,11 @@ def test_what_a_paper_sets_for_a_task_holds_there_alone(monkeypatch: pytest.Monk
         ("object", "tuned"): paper.tuned,
         ("style", "published"): replace(paper.published, t0=0.25),
         ("style", "tuned"): replace(paper.tuned, t0=0.25),
+    }
+    assert {(one.method, one.cell.seeds) for one in running["style"]} == {
+        ("sdedit", (0, 1)),
+        ("unchanged", (0,)),
+        ("sample", (0, 1, 2)),
     }
 
 
