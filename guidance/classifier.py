@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from steerdiff.errors import UserError, require
-from steerdiff.samplers import Denoiser, Level, Prediction
+from steerdiff.samplers import Denoiser, Level, Move, Path, Prediction, posterior_mean
 from steerdiff.samplers.rows import predict_rows
 
 from .noisy_classifier import Classifier
+from .scales import ScaleSchedule, check_schedule, scale_at
 
 __all__ = ["ClassifierGuidance"]
 
@@ -23,16 +24,18 @@ class ClassifierGuidance:
     """A denoiser that pulls towards classes: it adds ``scale grad_x log p(y | x_t)`` to the prediction's score.
 
     ``DDPM`` moves its mean by the score times its variance, all other solvers move ``eps``. The classifier is asked at
-    ``x_t`` with the time there, as published. The derivation asks at the mean of the step, but a denoiser does not know
-    the step; the authors call the difference without effect. ``x0`` and ``eps`` of the prediction stay unguided.
-    Guidance nests, since scores add. The score carries no gradient of its own.
+    ``x_t`` with the time there, as in the official code. With a ``path`` it is asked at the mean of the unguided DDPM
+    step from there along the path, with the time that the step leads to, as the derivation has it; the authors call the
+    difference without effect. ``x0`` and ``eps`` of the prediction stay unguided. Guidance nests, since scores add. The
+    score carries no gradient of its own.
 
-    A scale of 0 is the unguided denoiser, bit for bit, without running the classifier.
+    A scale of 0 is the unguided denoiser, bit for bit, without running the classifier; so it is at levels where the
+    schedule is 0.
 
-    Source: Dhariwal & Nichol 2021, Algorithms 1 and 2.
+    Source: Dhariwal & Nichol 2021, Algorithms 1 and 2; section 4.1 for ``path``.
 
     Raises:
-        UserError: Labels that are no integers from 0 on, not [B], or a scale that is not finite.
+        UserError: Labels that are no integers from 0 on, not [B], a scale that is not finite, or an unknown schedule.
     """
 
     denoise: Denoiser  #: what is guided
@@ -40,7 +43,11 @@ class ClassifierGuidance:
     y: int | Tensor  #: class to pull towards, one for all or int64 [B]
     scale: float | Tensor = 1.0  #: strength, an exponent of p(y | x); a tensor [B] guides each image by its own
     time_scale: float = 1.0  #: the classifier is told t * time_scale; 1000 / T for "rescaled" times
+    schedule: ScaleSchedule = "constant"  #: how the strength depends on the level
+    T: int = 1000  #: number of trained times, for the schedule
+    path: Path | None = None  #: asks at the mean of the step down along this path; None asks at ``x_t``
     _largest: int = field(init=False, repr=False)
+    _moves: dict[Level, Move] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         labels = torch.as_tensor(self.y)
@@ -57,6 +64,9 @@ class ClassifierGuidance:
             0 < self.time_scale < math.inf,
             f"time_scale is {self.time_scale}; it must be positive, 1 unless the classifier learned rescaled times",
         )
+        check_schedule(self.schedule)
+        downs = [] if self.path is None else [move for move in self.path if move.kind == "denoise"]
+        object.__setattr__(self, "_moves", {move.here: move for move in downs})
         object.__setattr__(self, "_largest", int(labels.max()))  # read once: a step never waits for the device
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
@@ -68,16 +78,29 @@ class ClassifierGuidance:
         return self._guided(predict_rows(self.denoise, x, levels), x, levels)
 
     def _guided(self, prediction: Prediction, x: Tensor, levels: Sequence[Level]) -> Prediction:
-        if not isinstance(self.scale, Tensor) and self.scale == 0:
+        factors = [scale_at(self.schedule, level, self.T) for level in levels]
+        if not any(factors) or (not isinstance(self.scale, Tensor) and self.scale == 0):
             return prediction
-        times = [level.t * self.time_scale for level in levels]
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        if len(times) == 1:
-            t = torch.full((x.shape[0],), times[0], device=x.device, dtype=dtype)
-        else:
-            t = torch.tensor(times, dtype=dtype).to(x.device)
-        score = self._over_images(x) * _class_score(self.classifier, x.to(dtype), t, self._labels(x), self._largest)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        seen, times = self._point(prediction, x, levels)
+        t = _spread(times, x).expand(x.shape[0])
+        strength = self._over_images(x)
+        if self.schedule != "constant":
+            strength = strength * _spread(factors, x).reshape(-1, 1, 1, 1)
+        score = strength * _class_score(self.classifier, seen, t, self._labels(x), self._largest)
         return replace(prediction, score=score if prediction.score is None else prediction.score + score)
+
+    def _point(self, prediction: Prediction, x: Tensor, levels: Sequence[Level]) -> tuple[Tensor, list[float]]:
+        """Return where the classifier is asked, [B, C, H, W], and the times that it is told, one or one an image."""
+        if self.path is None:
+            return x, [level.t * self.time_scale for level in levels]
+        for level in levels:
+            known = f"no step down from t = {level.t:g}; give the path that the solver walks, and a solver of one call"
+            require(level in self._moves, f"the path of the guidance has {known}")
+        moves = [self._moves[level] for level in levels]
+        rows = [slice(None)] if len(moves) == 1 else [slice(i, i + 1) for i in range(len(moves))]
+        means = [posterior_mean(prediction.x0[row], x[row], move) for row, move in zip(rows, moves, strict=True)]
+        return torch.cat(means), [max(move.there.t, 0.0) * self.time_scale for move in moves]
 
     def _labels(self, x: Tensor) -> Tensor:
         images = x.shape[0]
@@ -95,6 +118,13 @@ class ClassifierGuidance:
             count in (1, x.shape[0]), f"{count} scales were given for {x.shape[0]} images; give one, or one for each"
         )
         return self.scale.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)).reshape(-1, 1, 1, 1)
+
+
+def _spread(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return values as a tensor where ``like`` is; one alone without waiting for the device."""
+    if len(values) == 1:
+        return torch.full((1,), values[0], device=like.device, dtype=like.dtype)
+    return torch.tensor(values, dtype=like.dtype).to(like.device)
 
 
 def _class_score(classifier: Classifier, x: Tensor, t: Tensor, y: Tensor, largest: int) -> Tensor:

@@ -30,7 +30,7 @@ from .checks import check_image, check_mask
 from .classifier import ClassifierGuidance
 from .classifier_free import ClassifierFree, Condition, Conditioned, Network
 from .extra_inputs import ExtraInput, cells_of
-from .noisy_classifier import Classifier, hash_of, targets_of
+from .noisy_classifier import Classes, Classifier, hash_of, targets_of
 from .prompts import Prompt, TextEncoder
 from .settings import Sampling, Spacing, solver_of, spaced_path
 
@@ -183,9 +183,7 @@ class Model:
         """Return what a depth-conditioned network sees beside ``x``, from inverse depths [B, 1, H, W] of any range."""
         return self.extra.depth(self, depth)
 
-    def condition(
-        self, prompt: Prompt = None, *, y: int | Sequence[int] | Tensor | None = None, extra: Tensor | None = None
-    ) -> Condition:
+    def condition(self, prompt: Prompt = None, *, y: Classes | None = None, extra: Tensor | None = None) -> Condition:
         """Encode prompts and labels; what a `Condition` already holds is returned as it is.
 
         Args:
@@ -215,7 +213,7 @@ class Model:
         prompt: Prompt = None,
         negative: Prompt = "",
         *,
-        y: int | Sequence[int] | Tensor | None = None,
+        y: Classes | None = None,
         extra: Tensor | None = None,
     ) -> tuple[Condition, Condition]:
         """Return the two sides of classifier-free guidance; they are the same object where nothing is to be guided.
@@ -236,7 +234,7 @@ class Model:
         *,
         negative: Prompt = "",
         scale: float | Tensor | None = 1.0,
-        y: int | Sequence[int] | Tensor | None = None,
+        y: Classes | None = None,
         extra: Tensor | None = None,
         clip: ClipPolicy | None = None,
         control: Any = None,
@@ -294,7 +292,7 @@ class Model:
         steps: int | str | None = None,
         guidance: float | None = None,
         negative: str = "",
-        y: int | Sequence[int] | None = None,
+        y: Classes | None = None,
         extra: Tensor | None = None,
         classifier: Classifier | None = None,
         classifier_scale: float | None = None,
@@ -314,7 +312,7 @@ class Model:
             guidance: Strength of classifier-free guidance; not used without a prompt or a label that has a null.
             negative: What the images should not show.
             y: Class label, or several, in the place of prompts or one for each of them: for a class-conditional model,
-                for the classifier, or for both.
+                for the classifier, which takes names too, or for both.
             extra: What the network sees beside the state: ``model.low_res_input(small_images)`` of an upsampler,
                 ``model.inpainting_input(image, mask)``, ``model.depth_input(depth)``; one row, or one for each prompt.
             classifier: A noisy classifier ``(x, t) -> logits`` that pulls towards ``y``.
@@ -335,9 +333,9 @@ class Model:
         require(n >= 1, f"n is {n}; ask for at least one image")
         require(batch >= 1, f"batch is {batch}; it must be at least 1")
         chosen = solver_of(self.sampling.solver if solver is None else solver)
-        own = y if self.num_classes is not None or classifier is None else None
-        cond, uncond = self.branches(prompt, negative, y=own, extra=extra)
         targets = Condition() if classifier is None else Condition(y=targets_of(classifier, y, self))
+        own = y if classifier is None else targets.y if self.num_classes is not None else None
+        cond, uncond = self.branches(prompt, negative, y=own, extra=extra)
         seeds = resolve_seeds(seed, max(cond.rows, targets.rows) * n)
         guidance = 1.0 if uncond is cond else guidance
         cond, uncond, targets = cond.repeat(n), uncond.repeat(n), targets.repeat(n)
@@ -369,13 +367,15 @@ class Model:
             return self.network(x, t, **arguments)
         return cast(Tensor, self.network(x.to(self.dtype), t, **arguments)).to(x.dtype)
 
-    def _labels(self, y: int | Sequence[int] | Tensor | None) -> Tensor | None:
+    def _labels(self, y: Classes | None) -> Tensor | None:
         if y is None:
             require(
                 self.num_classes is None, f"{self.name} needs class labels; give y (--label) in [0, {self.num_classes})"
             )
             return None
         require(self.num_classes is not None, f"{self.name} has no class labels; leave y out")
+        named = isinstance(y, str) or (not isinstance(y, int | Tensor) and any(isinstance(one, str) for one in y))
+        require(not named, f"{self.name} knows its classes by number; give y in [0, {self.num_classes})")
         labels = torch.as_tensor(y, device=self.device).reshape(-1).long()
         inside = bool(((labels >= 0) & (labels < (self.num_classes or 0))).all())
         require(inside, f"y is {labels.tolist()}; labels must be in [0, {self.num_classes})")

@@ -36,12 +36,12 @@ __all__ = [
     "texts_of",
 ]
 
-#: Arguments of a method's call that are pictures, and those that are texts.
+#: Arguments of a method's call that are pictures, and those that are texts; of a class its name or number.
 PICTURES = {
     "image": "the picture; its centre is cropped and resized to the model's size",
     "mask": "a black and white picture, cropped like the image: white where the image may change",
 }
-TEXTS = ("prompt", "target", "negative")
+TEXTS = ("prompt", "target", "negative", "y")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def flags_class(name: str) -> type[Any]:
         if argument not in parameters:
             continue
         kind: Any = Path if argument in PICTURES else str
-        if argument in PICTURES and parameters[argument].default is inspect.Parameter.empty:
+        if parameters[argument].default is inspect.Parameter.empty:
             fields.append((argument, kind))
         else:
             fields.append((argument, kind | None, None))

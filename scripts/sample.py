@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -66,7 +66,8 @@ class Sample(ModelFlags):
     steps: int | str | None = None  #: moves from noise to image, or guided-diffusion's string such as ddim25
     guidance: float | None = None  #: strength of classifier-free guidance; 1 is plain conditional sampling
     negative: str = ""  #: what the images should not show
-    label: int | None = None  #: class label, for a class-conditional model or a classifier
+    #: class, by number for a class-conditional model and by number or name for a classifier
+    label: Annotated[int | str | None, tyro.conf.arg(aliases=("--y",))] = None
     seed: int | tuple[int, ...] = 0  #: image k uses seed + k; or one seed for each image
     solver: str | None = None  #: ddpm, ddim, dpm++2m, ...; ddim:eta=0.5 sets a field
     spacing: Spacing | None = None  #: how the steps are spread over the noise levels

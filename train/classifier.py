@@ -70,7 +70,6 @@ class ClassifierConfig(LoopConfig):
         """Raise UserError for values that are not allowed."""
         super().__post_init__()
         require(self.image_size >= 1, f"image_size is {self.image_size}; it must be at least 1")
-        require(self.sample_every == 0, "sample_every makes pictures of diffusion models; a classifier has none")
 
 
 def classes_of(config: ClassifierConfig) -> tuple[LabelledScenes | ImageFolder, tuple[str, ...]]:

@@ -52,7 +52,6 @@ class LoopConfig:
     log_every: int = 50  #: steps between rows of metrics.csv
     checkpoint_every: int = 1000  #: steps between checkpoints
     keep_checkpoints: int = 3  #: newest checkpoints that stay
-    sample_every: int = 0  #: steps between grids of samples; 0: none
     tensorboard: bool = False  #: also write TensorBoard events to ``folder``/tensorboard
 
     def __post_init__(self) -> None:
@@ -64,7 +63,7 @@ class LoopConfig:
                 raise UserError(f"{name} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("warmup_steps", "decay_steps", "workers", "sample_every", "seed"):
+        for name in ("warmup_steps", "decay_steps", "workers", "seed"):
             value = getattr(self, name)
             require(value is None or value >= 0, f"{name} is {value}; it must be at least 0")
         for name in ("learning_rate", "muon_learning_rate", "clip_norm"):
@@ -137,6 +136,7 @@ class TrainConfig(LoopConfig):
     data_options: dict[str, Any] = field(default_factory=dict)  #: arguments of the data set (``path`` of a folder, ...)
     image_size: int = 64  #: height and width in pixels
 
+    sample_every: int = 0  #: steps between grids of samples; 0: none
     sample_prompts: tuple[str, ...] = ()  #: captions of the grids (or class numbers as text)
     sample_guidance: float = 3.0  #: classifier-free guidance scale of the grids
     sample_steps: int = 25  #: denoising steps of the grids
@@ -146,7 +146,8 @@ class TrainConfig(LoopConfig):
         super().__post_init__()
         require(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
         require(self.min_snr is None or self.min_snr > 0, f"min_snr is {self.min_snr}; it must be positive or none")
-        require(self.place_steps >= 0, f"place_steps is {self.place_steps}; it must be at least 0")
+        for name in ("place_steps", "sample_every"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("image_size", "sample_steps"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
 

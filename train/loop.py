@@ -57,6 +57,19 @@ class Stateful(Protocol):
         ...
 
 
+class Sampler(Protocol):
+    """What draws pictures with the averaged weights now and then."""
+
+    @property
+    def every(self) -> int:
+        """Steps between pictures."""
+        ...
+
+    def __call__(self, step: int, /) -> Tensor:
+        """Save a picture and return it, uint8 [3, H, W]."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """How a run ended."""
@@ -90,8 +103,8 @@ class Trainer:
         loss_fn: Loss of a batch; runs under autocast if the precision says so. One that is `Stateful` is saved too.
         dataset: Samples by number.
         world: This process among the others.
-        on_sample: Called with the step every ``sample_every`` steps on the leading process, while the model has the
-            averaged weights and is in eval mode; saves a picture and returns it, uint8 [3, H, W].
+        on_sample: Called with the step as often as it says, on the leading process, while the model has the averaged
+            weights and is in eval mode.
         on_export: Called with the step and the averaged weights at each checkpoint on the leading process.
     """
 
@@ -103,7 +116,7 @@ class Trainer:
         dataset: Dataset,
         world: World,
         *,
-        on_sample: Callable[[int], Tensor] | None = None,
+        on_sample: Sampler | None = None,
         on_export: Callable[[int, dict[str, Tensor]], None] | None = None,
     ) -> None:
         self.config, self.model, self.loss_fn, self.dataset, self.world = config, model, loss_fn, dataset, world
@@ -196,8 +209,8 @@ class Trainer:
             self._report(metrics, bar)
         if self.step % config.checkpoint_every == 0 or self.stopping or self.step == config.steps:
             self.save()
-        if config.sample_every and self.step % config.sample_every == 0:
-            self._sample(metrics)
+        if self.on_sample is not None and self.step % self.on_sample.every == 0:
+            self._sample(self.on_sample, metrics)
 
     def _train_step(self, batch: Batch) -> None:
         config = self.config
@@ -264,11 +277,11 @@ class Trainer:
         if metrics is not None:
             metrics.write(self.step, row)
 
-    def _sample(self, metrics: Metrics | None) -> None:
-        if metrics is not None and self.on_sample is not None:
+    def _sample(self, draw: Sampler, metrics: Metrics | None) -> None:
+        if metrics is not None:
             self.model.eval()
             with self.ema.swapped_into(self.model), torch.no_grad():
-                metrics.image("samples", self.step, self.on_sample(self.step))
+                metrics.image("samples", self.step, draw(self.step))
             self.model.train()
         self.world.barrier()
 

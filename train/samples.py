@@ -32,7 +32,7 @@ class SampleGrid:
     """
 
     def __init__(self, config: TrainConfig, model: TextToImage | UNet, schedule: NoiseSchedule) -> None:
-        self.config, self.prompts = config, config.sample_prompts
+        self.config, self.prompts, self.every = config, config.sample_prompts, config.sample_every
         unet, text = (model.unet, model.text) if isinstance(model, TextToImage) else (model, None)
         self.model = Model(
             network=unet,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerdiff import UserError
 from steerdiff.guidance import ClassifierFree, ClassifierGuidance, Condition
+from steerdiff.guidance.scales import scale_at
 from steerdiff.models import build
 from steerdiff.samplers import (
     DDIM,
@@ -29,6 +30,7 @@ from steerdiff.samplers import (
     Recorder,
     Solver,
     integrate,
+    posterior_mean,
 )
 
 from ..helpers import cond_fn, golden_files, golden_weight, load_golden
@@ -66,6 +68,17 @@ def test_score_is_the_scaled_gradient_of_the_log_probability() -> None:
         log_p = torch.log_softmax(smooth(x, torch.full((3,), 400.0, dtype=x.dtype)), dim=1)
         log_p[torch.arange(3), Y].sum().backward()
         torch.testing.assert_close(score(X.double(), scale=scale), scale * x.grad)
+
+
+def test_the_score_equals_finite_differences_of_the_log_probability() -> None:
+    x, step = X.double(), 1e-5
+    t = torch.full((3,), 400.0, dtype=x.dtype)
+    found = score(x, scale=2.0)
+    for place in [(0, 0, 0, 0), (1, 2, 3, 1), (2, 1, 0, 2)]:
+        moved = torch.zeros_like(x)
+        moved[place] = step
+        up, down = (torch.log_softmax(smooth(x + sign * moved, t), 1)[place[0], Y[place[0]]] for sign in (1, -1))
+        assert float(found[place]) == pytest.approx(float(2 * (up - down) / (2 * step)), abs=1e-7)
 
 
 def test_each_image_s_gradient_is_the_one_it_has_alone() -> None:
@@ -143,6 +156,54 @@ def test_images_at_different_levels_are_guided_as_alone() -> None:
             alone = guided(denoise=denoise, y=Y[i : i + 1])(X[i : i + 1], level)
             for field in ("x0", "eps", "score"):
                 torch.testing.assert_close(getattr(rows, field)[i : i + 1], getattr(alone, field))
+
+
+def test_a_schedule_is_a_factor_on_the_scale_of_each_level() -> None:
+    assert torch.equal(score(schedule="constant"), score())
+    for level in (SCHEDULE.level(900), SCHEDULE.level(30.5)):
+        expected = scale_at("cosine", level, SCHEDULE.T) * score(level=level, scale=3.0)
+        torch.testing.assert_close(score(level=level, scale=3.0, schedule="cosine", T=SCHEDULE.T), expected)
+    levels = [SCHEDULE.level(t) for t in (900, 30, 500)]
+    rows = guided(schedule="linear", T=SCHEDULE.T).rows(X, levels).score
+    for i, level in enumerate(levels):
+        alone = score(X[i : i + 1], level, y=Y[i : i + 1], schedule="linear", T=SCHEDULE.T)
+        torch.testing.assert_close(rows[i : i + 1], alone)
+
+
+def test_where_the_schedule_is_zero_the_classifier_is_not_run() -> None:
+    def only_early(x: Tensor, t: Tensor) -> Tensor:
+        assert float(t.min()) >= SCHEDULE.T / 2
+        return smooth(x, t)
+
+    denoise = guided(classifier=only_early, schedule="early", T=SCHEDULE.T)
+    assert denoise(X, SCHEDULE.level(SCHEDULE.T // 2 - 1)).score is None
+    path = Path.respaced(SCHEDULE, 10)
+    early, plainly = integrate(denoise, DDIM(), path, X), integrate(plain, DDIM(), path, X)
+    assert not torch.equal(early, plainly)
+
+
+def test_at_the_mean_of_the_step_the_classifier_is_asked_as_in_the_derivation() -> None:
+    path = Path.respaced(SCHEDULE, 10)
+    move = path[3]
+    mean = posterior_mean(plain(X, move.here).x0, X, move)
+    expected = score(mean, move.there)
+    torch.testing.assert_close(score(X, move.here, path=path), expected)
+    assert not torch.allclose(score(X, move.here), expected)
+    rows = guided(path=path).rows(X, [path[3].here, path[5].here, path[3].here]).score
+    torch.testing.assert_close(rows[::2], expected[::2])
+
+
+def test_the_last_step_is_asked_at_the_image_with_the_time_of_the_least_noise() -> None:
+    seen = []
+
+    def watching(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((x, t.tolist()))
+        return smooth(x, t)
+
+    path = Path.respaced(SCHEDULE, 10)
+    score(X, path[-1].here, path=path, classifier=watching)
+    torch.testing.assert_close(seen[0][0], plain(X, path[-1].here).x0)
+    assert seen[0][1] == [0.0] * 3
 
 
 def test_it_wraps_classifier_free_guidance() -> None:
@@ -317,6 +378,11 @@ def test_score_of_a_published_classifier_is_the_official_gradient(file: File) ->
         (lambda: guided(scale=math.inf), "scale is inf; it must be a finite number"),
         (lambda: guided(scale=torch.tensor([1.0, math.nan, 1.0])), "it must be a finite number, or a tensor"),
         (lambda: guided(time_scale=0.0), "time_scale is 0.0; it must be positive"),
+        (lambda: guided(schedule="square"), "schedule is 'square'; known are constant, linear"),
+        (
+            lambda: score(level=SCHEDULE.level(401.5), path=Path.respaced(SCHEDULE, 10)),
+            "the path of the guidance has no step down from t = 401.5",
+        ),
         (lambda: score(y=5), "y holds the label 5; this classifier has 5 classes, 0 to 4"),
         (lambda: score(y=torch.tensor([1, 2])), "2 labels were given for 3 images; give one, or one for each"),
         (lambda: score(scale=torch.ones(2)), "2 scales were given for 3 images; give one, or one for each"),
