@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -115,9 +116,14 @@ class SDG:
 
     def _encoder(self, model: Model) -> Encoder:
         """What reads the noisy images, if it fits the model."""
-        loaded = load_cached(self.noisy_clip, "encoder", model.device)
-        encoder = encoder_of(loaded)
+        encoder = encoder_of(load_cached(self.noisy_clip, "encoder", model.device))
         check_encoder(encoder, model)
+        origin = getattr(encoder, "clip_hash", None)
+        if origin is not None and load_cached(self.clip, "clip", model.device).weights_hash not in (None, origin):
+            text = (
+                f"noisy_clip '{self.noisy_clip}' was tuned from another CLIP than '{self.clip}'; its texts may mislead"
+            )
+            warnings.warn(text, stacklevel=2)
         return encoder
 
     def _terms(self, model: Model, rows: int, image: Tensor | None, prompt: str | Sequence[str] | None) -> list[Term]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import pytest
@@ -114,6 +115,19 @@ def test_a_clean_clip_may_take_the_place_of_the_noisy_one() -> None:
     model, image = plain_model(), pictures(1, SIZE)
     clean = dataclasses.replace(SMALL, noisy_clip="emoji64-clip")(model, image, prompt="a cat")
     assert not torch.equal(clean, SMALL(model, image, prompt="a cat"))
+
+
+def test_a_noisy_clip_that_was_tuned_from_another_clip_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = {hash_of: dataclasses.replace(tiny_noisy(), clip_hash=hash_of) for hash_of in ("one", "other")}
+    clean = dataclasses.replace(tiny_clip())
+    object.__setattr__(clean, "weights_hash", "one")
+    for hash_of, warns in (("one", False), ("other", True)):
+        loads = {"emoji64-clip": clean, "emoji64-noisy-clip": clips[hash_of]}
+        monkeypatch.setattr("steerdiff.methods.sdg.load_cached", lambda source, *_, loads=loads: loads[source])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            SMALL(plain_model(), prompt="a cat")
+        assert warns == any("was tuned from another CLIP than 'emoji64-clip'" in str(one.message) for one in caught)
 
 
 def test_the_prompt_is_told_to_the_model_only_where_guidance_says_so() -> None:
