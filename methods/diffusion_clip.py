@@ -201,7 +201,8 @@ class DiffusionCLIP:
 
     def direction(self, clip: Clip) -> Tensor:
         """Return the unit vector [D] from the source text to the target text, averaged over templates."""
-        templates = templates_for(self.source_text, self.target_text) if self.templates == "auto" else ("{}",)
+        chosen = self.templates == "auto"
+        templates = templates_for(self.source_text, self.target_text, clip.words) if chosen else ("{}",)
         return text_direction(clip, self.source_text, self.target_text, templates)
 
     def finetune(

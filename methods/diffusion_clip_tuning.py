@@ -13,11 +13,13 @@ from torch import Tensor
 from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.directional import directional_cosine, directional_loss
+from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.models.clip import Clip
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, integrate, trajectory
 from steerdiff.train.data import ImageFolder, Labels
 from steerdiff.train.finetune import recomputed
 from steerdiff.train.losses import Batch
+from steerdiff.train.scene_text import WORDS
 from steerdiff.train.templates import source_captions
 
 from .finetuned import cached_tensors, digest, identity
@@ -55,7 +57,7 @@ def drawn_images(model: Model, source: str, n: int, steps: int, seed: int) -> tu
     Returns:
         Images [n, 3, H, W] in [-1, 1], and their captions; None of a model without text.
     """
-    captions = None if model.text is None else source_captions(source, n, seed)
+    captions = None if model.text is None else _captions(model.text, source, n, seed)
     seeds = list(range(seed * n, seed * n + n))
 
     def draw() -> dict[str, Tensor]:
@@ -67,6 +69,12 @@ def drawn_images(model: Model, source: str, n: int, steps: int, seed: int) -> tu
         "images", draw, model=identity(model), size=model.size, captions=captions, seeds=seeds, steps=steps
     )
     return made["images"].to(model.device), captions
+
+
+def _captions(text: TextEncoder, source: str, n: int, seed: int) -> list[str]:
+    """Return captions of scenes for a text encoder that has read such, else the source text itself."""
+    words = getattr(getattr(text, "config", None), "words", ())
+    return source_captions(source, n, seed) if set(WORDS) <= set(words) else [source] * n
 
 
 def folder_images(model: Model, folder: FilePath, n: int, captioned: bool) -> tuple[Tensor, list[str] | None]:

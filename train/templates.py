@@ -6,6 +6,7 @@ has read such captions, and the mean of many directions holds what they share.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from steerdiff.errors import require
@@ -48,18 +49,30 @@ def kind_of(word: str) -> Kind | None:
     return next((kind for kind, names in _NAMES.items() if word in names), None)
 
 
-def templates_for(source: str, target: str) -> tuple[str, ...]:
+def templates_for(source: str, target: str, known: Collection[str] | None = None) -> tuple[str, ...]:
     """Return the templates for the direction between two texts.
 
     Two words of one kind get those of `DOMAIN_TEMPLATES`; texts made of the domain's words otherwise ("a red cat")
     stand for themselves; all others get `GENERAL_TEMPLATES`.
+
+    Args:
+        source: What images show.
+        target: What they shall show.
+        known: Words that the CLIP can read, where they are few: templates with others are left out.
     """
     kind = kind_of(source)
     if kind is not None and kind == kind_of(target):
-        return DOMAIN_TEMPLATES[kind]
-    if all(word in WORDS for word in f"{source} {target}".split()):
-        return ("{}",)
-    return GENERAL_TEMPLATES
+        found = DOMAIN_TEMPLATES[kind]
+    elif all(word in WORDS for word in f"{source} {target}".split()):
+        found = ("{}",)
+    else:
+        found = GENERAL_TEMPLATES
+    readable = [template for template in found if known is None or _words(template) <= set(known)]
+    return tuple(readable) or ("{}",)
+
+
+def _words(template: str) -> set[str]:
+    return set(template.replace("{}", " ").split())
 
 
 def source_captions(word: str, n: int, seed: int = 0) -> list[str]:
