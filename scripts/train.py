@@ -53,6 +53,13 @@ def _clip(arguments: Sequence[str], prog: str) -> int:
     return _run(ClipTrainConfig, train_clip, arguments, prog)
 
 
+def _noisy_clip(arguments: Sequence[str], prog: str) -> int:
+    """A CLIP for noisy images, tuned to agree with a clean one; one process."""
+    from steerdiff.train.noisy_clip import NoisyClipTrainConfig, train_noisy_clip
+
+    return _run(NoisyClipTrainConfig, train_noisy_clip, arguments, prog)
+
+
 def _run(cls: type[Any], train: Callable[..., Any], arguments: Sequence[str], prog: str, note: str = "") -> int:
     """Train what ``cls`` describes; Ctrl-C leaves with 130 and a checkpoint."""
     extra: list[Any] = [
@@ -98,5 +105,6 @@ TRAINERS: dict[str, Callable[[Sequence[str], str], int]] = {
     "diffusion": _diffusion,
     "classifier": _classifier,
     "clip": _clip,
+    "noisy-clip": _noisy_clip,
     "recogniser": _recogniser,
 }

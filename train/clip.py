@@ -86,18 +86,14 @@ def clip_architecture(config: ClipTrainConfig) -> ClipConfig:
     )
 
 
-def matching_loss(logits: Tensor, skipped: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def matching_loss(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cross-entropies of telling which column belongs to a row, and which row to a column.
 
     Args:
-        logits: [B, B]; those that belong together lie on the diagonal.
-        skipped: bool [B, B]: entries that count as no wrong answer.
+        logits: [B, B]; those that belong together lie on the diagonal; -inf is no answer at all.
 
     Source: Radford et al. 2021, figure 3, which takes the mean of the two.
     """
-    if skipped is not None:
-        diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(skipped & ~diagonal, float("-inf"))
     truth = torch.arange(len(logits), device=logits.device)
     return functional.cross_entropy(logits, truth), functional.cross_entropy(logits.T, truth)
 
@@ -114,7 +110,7 @@ class ClipLoss:
         self.clip, self.config = clip, config
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and the share of images and of texts that find their other half."""
+        """Return the loss, the share of images that find their text, and the logit scale."""
         config, clip, device = self.config, self.clip, batch.images.device
         generator = torch.Generator().manual_seed(int(mix(config.seed, "blemishes", batch.random.indices[:1])[0]))
         images = augment(batch.images.cpu(), config, generator).to(device)
@@ -127,10 +123,11 @@ class ClipLoss:
         text = functional.normalize(clip.encode_text(ids).float(), dim=-1)
         scale = clip.logit_scale.float().clamp(max=MOST_SCALE).exp()
         logits = scale * image @ text.T
-        skipped = true_of(texts, descriptions).T.to(device) if config.skips_true else None
-        losses = matching_loss(logits, skipped)
+        if config.skips_true:
+            others = true_of(texts, descriptions).T & ~torch.eye(len(logits), dtype=torch.bool)
+            logits = logits.masked_fill(others.to(device), float("-inf"))
         right = (logits.argmax(1) == torch.arange(len(logits), device=device)).float().mean()
-        return torch.stack(losses).mean(), {"right": right, "logit_scale": scale.detach()}
+        return torch.stack(matching_loss(logits)).mean(), {"right": right, "logit_scale": scale.detach()}
 
 
 def train_clip(config: ClipTrainConfig, *, resume: bool = False, progress: bool = True) -> TrainResult:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steerdiff.errors import require
+from steerdiff.guidance.loading import load
 from steerdiff.models.clip import Clip
-from steerdiff.models.clip_file import load_clip
 from steerdiff.models.clip_towers import is_resnet
 from steerdiff.models.config import config_from_dict
 from steerdiff.models.noisy_clip import NoisyCLIP, NoisyClipConfig, from_clip
@@ -46,7 +46,8 @@ class NoisyClipTrainConfig(LoopConfig):
         *("clip", "noisy", "layers", "schedule", "temperature", "data", "data_options", "image_size"),
     )
 
-    clip: str  #: weights of the clean CLIP: a file, in a layout that says all about itself
+    clip: str  #: weights of the clean CLIP: a file, a run's folder, or "emoji64-clip"
+    clip_config: str | None = None  #: preset (info --presets) of published weights that do not say what they are
     noisy: dict[str, Any] = field(default_factory=dict)  #: fields of models.noisy_clip.NoisyClipConfig
     #: what is tuned beside the time: the whole image tower; its last stage (a transformer's last block) and what
     #: follows; or the position grid alone
@@ -121,7 +122,8 @@ def train_noisy_clip(config: NoisyClipTrainConfig, *, resume: bool = False, prog
 def _trainer(config: NoisyClipTrainConfig, device: torch.device, world: World) -> Trainer:
     require(world.size == 1, "a contrastive loss compares the images of a batch; run it in one process")
     torch.manual_seed(config.seed)
-    teacher = load_clip(config.clip, device=device)
+    teacher = load(config.clip, config.clip_config, device=device)
+    require(isinstance(teacher, Clip), f"clip is {config.clip!r}, which is no CLIP; give the weights of one")
     schedule = NoiseSchedule.from_dict(config.schedule)
     noisy: NoisyClipConfig = config_from_dict(NoisyClipConfig, {"T": schedule.T, **config.noisy}, "noisy")
     student = from_clip(teacher.network, noisy, size=config.image_size)
