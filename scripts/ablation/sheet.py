@@ -39,7 +39,7 @@ def sections_of(plan: Plan, rows: Sequence[Measured]) -> list[Section]:
     columns = _spread(sorted({row.point.places[0] for row in rows}), _MOST_COLUMNS)
     others = sorted({row.point.places[1:] for row in rows})
     cases = draw_cases(plan.task, min(plan.cases, _MOST_ROWS))
-    guided = plan.method != "sample"  # it does not look at what is given
+    guided = plan.method != "sample" and cases[0].has_image  # a sample does not look at what is given
     heads = [*(["given"] if guided else []), "true answer", *(" + ".join(_texts(plan, 0, place)) for place in columns)]
     sections = []
     for rest in _spread(others, _MOST_SECTIONS):

@@ -32,7 +32,7 @@ th, td { padding: .3rem .8rem .3rem 0; } td { border-bottom: 1px solid #e4e4e7; 
 .case > p { margin: 0 0 .5rem; font-size: .92rem; color: #18181b; max-width: none; }
 .strip { display: flex; gap: .8rem; overflow-x: auto; padding-bottom: .3rem; }
 .strip figure { width: 128px; flex: none; } .strip img { width: 128px; height: 128px; display: block; }
-.strip figure:nth-child(2) { margin-right: .9rem; }
+.strip .truth { margin-right: .9rem; }
 .seeds img { width: auto; height: 64px; } .seeds figure { width: auto; }
 .right { color: #00705a; font-weight: 600; } .wrong { color: #b03a00; font-weight: 600; }
 .failed { width: 128px; height: 128px; background: #f4f4f5; display: grid; place-items: center; font-size: .75rem;
@@ -110,12 +110,14 @@ def _task(report: Report, results: TaskResults, plotted: bool) -> str:
 
 
 def _cases(report: Report, results: TaskResults) -> list[str]:
-    words = SCORES[_ORDER].title
-    note = f"Worst first, by the {words} over all methods and seeds. Results are those of seed 0"
+    ordered, words = worst_first(results, _ORDER), SCORES[_ORDER].title
+    known = not all(math.isnan(badness) for _, badness in ordered)
+    order = f"Worst first, by the {words} over all methods and seeds" if known else "In the order of their numbers"
+    note = f"{order}. Results are those of seed 0"
     note += "; the other seeds are below each row." if report.seeds > 1 else "."
     outline = " The line in the image given surrounds where a method may change it." if _masked(results) else ""
     parts = [f"<h3>Cases</h3><p>{escape(note + outline)} n = {len(results.cases)}.</p>"]
-    parts += [_case(results, number, badness) for number, badness in worst_first(results, _ORDER)]
+    parts += [_case(results, number, badness) for number, badness in ordered]
     return parts
 
 
@@ -124,8 +126,8 @@ def _case(results: TaskResults, number: int, badness: float) -> str:
     split = "held-out combination" if case.split == "held_out" else "seen combination"
     score = "" if math.isnan(badness) else f", mean {SCORES[_ORDER].title} {badness:.3f}"
     head = f"<p><b>Case {number}</b>: “{escape(case.target_text)}” <span class='muted'>({split}{score})</span></p>"
-    given = _figure(given_path(case), "image given", case.source_text)
-    truth = _figure(truth_path(case), "true answer", "")
+    given = _figure(given_path(case), "image given", case.source_text) if case.has_image else ""
+    truth = _figure(truth_path(case), "true answer" if case.has_image else "an answer", "", " class='truth'")
     drawn = [entry for entry in results.entries if entry.entrant.method != "unchanged"]
     figures = "".join(_result(case, number, entry) for entry in drawn)
     return f"<div class='case'>{head}<div class='strip'>{given}{truth}{figures}</div>{_others(case, drawn)}</div>"
@@ -177,9 +179,9 @@ def _legend() -> str:
     return f"<details><summary>what the scores are</summary><ul>{items}</ul></details>"
 
 
-def _figure(source: str, head: str, text: str) -> str:
+def _figure(source: str, head: str, text: str, kind: str = "") -> str:
     picture = f"<img loading='lazy' src='{source}' alt='{escape(head)}'>"
-    return f"<figure>{picture}<figcaption><b>{escape(head)}</b>{escape(text)}</figcaption></figure>"
+    return f"<figure{kind}>{picture}<figcaption><b>{escape(head)}</b>{escape(text)}</figcaption></figure>"
 
 
 def _masked(results: TaskResults) -> bool:

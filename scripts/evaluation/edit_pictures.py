@@ -49,9 +49,10 @@ def others_path(case: Case, entry: Entry) -> str:
 
 
 def write_pictures(results: TaskResults, folder: Path) -> None:
-    """Write all pictures of a task: uint8 PNGs of the model's own size, the given image four times as large."""
+    """Write all pictures of a task: uint8 PNGs of the model's own size, an image given four times as large."""
     for number, case in enumerate(results.cases):
-        _write(outlined(case), folder / given_path(case))
+        if case.has_image:
+            _write(outlined(case), folder / given_path(case))
         _write(_pixels(to_uint8(case.truth)), folder / truth_path(case))
         for entry in results.entries:
             if entry.images is not None and entry.entrant.method != "unchanged":

@@ -187,3 +187,9 @@ def test_a_sample_has_no_image_that_was_given() -> None:
     made = planned("guidance=1,3", method="sample", cases=1, seeds=1)
     (section,) = sections_of(made, measured(made))
     assert section.heads == ("true answer", "1", "3")
+
+
+def test_a_task_without_an_image_shows_none() -> None:
+    made = replace(planned("t0=0.2,0.4", cases=1, seeds=1), task="class")
+    (section,) = sections_of(made, measured(made))
+    assert section.heads == ("true answer", "0.2", "0.4")

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from steerdiff.scripts.evaluation import running, work
+from steerdiff.scripts.evaluation.contestants import TextToImage
 from steerdiff.scripts.evaluation.edit_entrants import entrants, unclaimed
 from steerdiff.scripts.evaluation.edit_results import Entry, TaskResults, compare, leads, worst_first
 from steerdiff.scripts.evaluation.edit_tables import head, main_table, markdown, shown
 from steerdiff.scripts.evaluation.pareto import frontier, plot_of
-from steerdiff.scripts.papers import PAPERS
+from steerdiff.scripts.papers import PAPERS, Paper
 from steerdiff.train.benchmark import SCORES, TASKS, Interval, Scores, draw_cases
 
 from ..conftest import Done
@@ -152,6 +153,33 @@ def test_a_run_writes_every_file_and_the_page_names_only_what_is_there(
     assert facts["model"]["sha256"] and facts["recogniser"]
     for name in ("edits.md", "edits-summary.md", "timing.md", "edits.png", "pareto-style.png"):
         assert (tmp_path / name).stat().st_size > 100
+
+
+def test_a_task_without_an_image_shows_none_and_keeps_the_order_of_its_cases(
+    steerdiff: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = Paper(
+        name="draws",
+        title="A paper on drawing",
+        authors="Nobody",
+        year=2020,
+        arxiv="0",
+        method="sample",
+        tasks=("class",),
+        published=TextToImage(steps=2),
+        tuned=TextToImage(steps=1),
+    )
+    monkeypatch.setattr("steerdiff.scripts.evaluation.edit_entrants.PAPERS", {"draws": draws})
+    words = ["--cases", 2, "--seeds", 2, "--tasks", "class", "--threads", 1]
+    done = steerdiff("evaluate", "edits", *words, "--cache", tmp_path / "cells", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    page = (tmp_path / "out/index.html").read_text()
+    pictures = re.findall(r"(?:src|href)='([^'#][^']*)'", page)
+    assert pictures and all((tmp_path / "out" / picture).is_file() for picture in pictures)
+    assert "image given" not in re.sub(r"<(p|style)>.*?</\1>", "", page, flags=re.DOTALL)
+    assert "In the order of their numbers" in page and not list((tmp_path / "out").rglob("*-given.png"))
+    table = (tmp_path / "out/edits.md").read_text()
+    assert "| draw a class | sample | published |" in table and "unchanged |" not in table
 
 
 def test_a_resumed_run_writes_the_same_bytes(
