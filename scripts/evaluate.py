@@ -25,6 +25,7 @@ EVALUATIONS = {
     "embedded": Evaluation("steerdiff.scripts.evaluation.embedded", "how often samples show what their captions say"),
     "edits": Evaluation("steerdiff.scripts.evaluation.edits", "every method on the edits it claims, against the truth"),
     "samples": Evaluation("steerdiff.scripts.evaluation.samples", "FID, KID, precision, CLIP score... of images"),
+    "noisy": Evaluation("steerdiff.scripts.evaluation.noisy", "what classifier and CLIP still see in noised images"),
     "claims": Evaluation("steerdiff.scripts.evaluation.claims", "which claims of the papers hold on this domain"),
 }
 

@@ -37,7 +37,7 @@ def sample_line(preset: Preset) -> str:
     model = preset.model
     given = []
     if model.unet is None:
-        return "`model(x, t)`" if model.classifier is not None else "`model.encode_image(...)`"
+        return "`model(x, t)`" if model.classifier is not None else "`model.image_features(image)`"
     if model.text is not None and model.null_class is None:
         given.append('"an astronaut"')
     if model.unet.num_classes is not None or model.null_class is not None:

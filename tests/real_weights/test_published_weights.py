@@ -20,7 +20,6 @@ from steerdiff.guidance import Model
 from steerdiff.guidance.noisy_classifier import NoisyClassifier
 from steerdiff.io import save_image
 from steerdiff.methods import DDIMInversion
-from steerdiff.models.clip import image_features, text_features, tokenize_for
 from steerdiff.samplers import Noise
 
 from .finding import FOLDER, find, pictures, present, scenes
@@ -122,6 +121,5 @@ def test_a_clip_finds_the_caption_of_a_picture(name: str) -> None:
     examples = scenes(6)
     images = torch.stack([example.image for example in examples]).to(DEVICE)
     texts = [f"a picture of {example.caption}" for example in examples]
-    seen = image_features(clip, images)
-    said = text_features(clip, tokenize_for(clip, texts).to(DEVICE))
+    seen, said = clip.image_features(images), clip.text_features(texts)
     assert int(((seen @ said.T).argmax(1).cpu() == torch.arange(6)).sum()) >= 4  # one by chance
