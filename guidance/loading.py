@@ -25,6 +25,7 @@ __all__ = ["SHIPPED", "load", "load_cached", "load_classifier", "load_model", "l
 #: Weights that come with the library, by name: files in ``steerdiff.assets``.
 SHIPPED = {
     "emoji64": "weights/emoji64.safetensors",
+    "emoji64-classifier": "weights/emoji64-classifier.safetensors",
     "emoji64-clip": "weights/emoji64-clip.safetensors",
     "emoji64-noisy-clip": "weights/emoji64-noisy-clip.safetensors",
 }

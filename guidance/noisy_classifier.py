@@ -59,7 +59,8 @@ def class_numbers(classifier: Classifier, y: Classes) -> list[int]:
     Raises:
         UserError: A name that is none of the classifier's, a number outside, or none at all.
     """
-    given = y.reshape(-1).tolist() if isinstance(y, Tensor) else [y] if isinstance(y, int | str) else list(y)
+    given: list[int | str]
+    given = y.reshape(-1).tolist() if isinstance(y, Tensor) else [y] if isinstance(y, int | str) else [*y]
     require(len(given) > 0, "the list of classes is empty; give at least one")
     labels: tuple[str, ...] = getattr(classifier, "labels", ())
     count: int | None = getattr(classifier, "num_classes", None)

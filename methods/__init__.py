@@ -1,5 +1,6 @@
 """One file a paper: each method is a dataclass of its settings, called with a model and an image."""
 
+from .classifier_guided import ClassifierGuided
 from .diffusion_clip import DiffusionCLIP
 from .ilvr import ILVR
 from .invert import DDIMInversion
@@ -8,7 +9,17 @@ from .resizing import LowPass
 from .sdedit import SDEdit
 from .sdg import SDG
 
-__all__ = ["ILVR", "METHODS", "SDG", "DDIMInversion", "DiffusionCLIP", "LowPass", "RePaint", "SDEdit"]
+__all__ = [
+    "ILVR",
+    "METHODS",
+    "SDG",
+    "ClassifierGuided",
+    "DDIMInversion",
+    "DiffusionCLIP",
+    "LowPass",
+    "RePaint",
+    "SDEdit",
+]
 
 #: Every method by its name on the command line.
 METHODS = {
@@ -16,6 +27,7 @@ METHODS = {
     "sdedit": SDEdit,
     "repaint": RePaint,
     "invert": DDIMInversion,
+    "classifier": ClassifierGuided,
     "sdg": SDG,
     "diffusionclip": DiffusionCLIP,
 }

@@ -90,10 +90,11 @@ class ClassifierGuided:
         cond, uncond = model.branches(prompt, negative, y=own)
         given = None if image is None else model.encode(image)
         rows = _rows(given, seed, len(targets), cond.rows)
-        cond, uncond = cond.expand(rows), cond.expand(rows) if uncond is cond else uncond.expand(rows)
+        told = cond.expand(rows)
+        other = told if uncond is cond else uncond.expand(rows)
         path = Path.respaced(model.schedule, self.steps)
         path = path if given is None else path.from_t0(self.t0)
-        plainly = model.denoiser(cond, negative=uncond, scale=self.guidance, clip=self.clip)
+        plainly = model.denoiser(told, negative=other, scale=self.guidance, clip=self.clip)
         noise = Noise(seed, [rows, model.channels, *model.size], model.device)
         start = noise() if given is None else model.schedule.q_sample(given, path.start, noise())
         denoise: Denoiser = ClassifierGuidance(

@@ -44,6 +44,7 @@ _ILVR = ("--steps", "50", "--downsample", "8", "--range-t", "10")
 _SDEDIT = ("--steps", "50", "--repeats", "1", "--t0", "0.7", "--clip", "clip")
 _REPAINT = ("--preset", "quick")
 _INVERT = ("--steps", "50", "--spacing", "trailing")
+_CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8")
 _SDG = ("--preset", "emoji64")
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
@@ -69,6 +70,22 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             source_flag="--prompt",
             target_flag="--target",
             note="to noise with one prompt, back with another",
+        ),
+    ),
+    "classifier": (
+        Example(
+            kind="object",
+            number=8,
+            flags=(*_CLASSIFIER, "--y", "panda"),
+            target_flag=None,
+            note="pulled towards a class",
+        ),
+        Example(
+            kind="object",
+            number=11,
+            flags=(*_CLASSIFIER, "--y", "cat"),
+            target_flag=None,
+            note="pulled towards a class",
         ),
     ),
     "sdg": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,33 +12,12 @@ from steerdiff.errors import UserError
 from steerdiff.io import atomic_write, save_image
 from steerdiff.scripts.papers.recipe import Recipe
 from steerdiff.train.benchmark import Case, draw_cases
-from steerdiff.train.recogniser import Recogniser, load_recogniser
-from steerdiff.train.scenes import OBJECTS
 
 from .masks import DRAWN
 
-__all__ = ["StandIn", "stand_in", "toy_recipe", "write_toy_data"]
+__all__ = ["toy_recipe", "write_toy_data"]
 
 _REFERENCES = 16  # true scenes that results are compared with
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StandIn:
-    """The recogniser in the place of a noisy classifier: it has never seen noise, so its pull means nothing."""
-
-    recogniser: Recogniser
-    num_classes: int  #: objects that it knows
-    weights_hash: str = "the shipped recogniser"  #: for the record
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the logits [B, num_classes] of the first object in ``x`` [B, 3, 64, 64]; ``t`` is not looked at."""
-        logits: Tensor = self.recogniser(x)["object"][:, 0, : self.num_classes]
-        return logits
-
-
-def stand_in() -> StandIn:
-    """Return the classifier of toy runs."""
-    return StandIn(recogniser=load_recogniser(), num_classes=len(OBJECTS))
 
 
 def toy_recipe(recipe: Recipe) -> Recipe:
@@ -49,7 +28,7 @@ def toy_recipe(recipe: Recipe) -> Recipe:
         recipe.data,
         name=f"cases of the benchmark's task {toy.task!r}",
         masks=kinds,
-        prompts=True,
+        prompts=recipe.classifier is None,  # a classifier alone says what to draw
         box=None,
         bilinear=False,
     )

@@ -32,7 +32,9 @@ def stand_in(*args: Any, **kwargs: Any) -> Model:
     def network(x: Tensor, t: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         return 0.3 * x + 0.01 * context[:, 1, 0].reshape(-1, 1, 1, 1)
 
-    return Model(network=network, text=text, schedule=NoiseSchedule.cosine(1000), parameterization="v", image_size=64)
+    return Model(
+        network=network, text=text, schedule=NoiseSchedule.cosine(1000, shift=0.5), parameterization="v", image_size=64
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from steerdiff import UserError
 from steerdiff.guidance import Model
-from steerdiff.methods import ILVR, METHODS, SDG, DDIMInversion, RePaint, SDEdit
+from steerdiff.methods import ILVR, METHODS, SDG, ClassifierGuided, DDIMInversion, DiffusionCLIP, RePaint, SDEdit
 from steerdiff.samplers import DDIM, DDPM, DPMSolver2M, Interrupted, NoiseSchedule
 
+from ..guidance.test_noisy_classifier import tiny_classifier
 from ..guidance.toys import Recording, formula_model, half_mask, pictures, tiny_text_model
+from .flips import Among, Files, Made, Refused, replaced
 from .tiny_clips import load_tiny
 
 SIZE = 8
+CLASSIFIER: Any = tiny_classifier(schedule=None)  # takes the noise of any model
 #: Settings that finish in a blink and in which every field has something to do.
 SMALL: dict[str, Any] = {
     "ilvr": ILVR(downsample=4, range_t=1, steps=4),
@@ -28,9 +32,67 @@ SMALL: dict[str, Any] = {
     "repaint": RePaint(steps=5, jump_length=1, jump_n_sample=2),
     "invert": DDIMInversion(steps=4, t0=0.8, guidance=2.0),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
+    "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
+    "diffusionclip": DiffusionCLIP(
+        source_text="cat",
+        target_text="dog",
+        t0=0.5,
+        n_inv=4,
+        n_test=4,
+        n_train=3,
+        n_images=2,
+        epochs=2,
+        image_steps=2,
+        learning_rate=1e-3,
+        uses_prompt=True,
+    ),
 }
 #: Another value for every field.
 FLIPS: dict[str, dict[str, Any]] = {
+    "diffusionclip": {
+        "source_text": "red",
+        "target_text": "red",
+        "delta": Made(lambda files: files.delta(0)),
+        "more": Among(Made(lambda files: (files.delta(1),)), {"delta": Made(lambda files: files.delta(0))}),
+        "mix": Among(
+            ("0:1,3",), {"delta": Made(lambda files: files.delta(0)), "more": Made(lambda files: (files.delta(1),))}
+        ),
+        "degree": 0.5,
+        "t0": 0.3,
+        "n_inv": 5,
+        "n_test": 5,
+        "start": "noise",
+        "repeats": Among(2, {"start": "noise"}),
+        "translations": 1,
+        "n_train": 2,
+        "variant": "efficient",
+        "clip": "another-clip",
+        "templates": "none",
+        "clip_weight": 1.0,
+        "l1_weight": 30.0,
+        "id_weight": Refused(1.0, "id_weight needs what compares faces"),
+        "learning_rate": 2e-3,
+        "rate_gamma": 3.0,
+        "epochs": 1,
+        "images": Made(lambda files: files.images()),
+        "n_images": 3,
+        "image_steps": 3,
+        "batch_size": 2,
+        "uses_prompt": False,
+        "clip_x0": "clip",
+        "tune_seed": 1,
+    },
+    "classifier": {
+        "scale": 0.0,
+        "schedule": "linear",
+        "classifier": tiny_classifier(seed=1, schedule=None),
+        "at": "mean",
+        "steps": 7,
+        "t0": 1.0,
+        "solver": DDIM(eta=0.5),
+        "clip": "none",
+        "guidance": 9.0,
+    },
     "ilvr": {
         "downsample": 2,
         "range_t": 2,
@@ -89,37 +151,65 @@ FLIPS: dict[str, dict[str, Any]] = {
 MASKED = ("sdedit", "repaint")
 #: Methods whose prompt is read by a CLIP, which any model may have beside it.
 BY_CLIP = ("sdg",)
+#: Methods whose result does not depend on the seed.
+DETERMINISTIC = ("invert", "diffusionclip")
+#: Methods that tune a network with weights first, and the settings with which they leave that out.
+UNTUNED: dict[str, dict[str, Any]] = {"diffusionclip": {"degree": 0.0}}
+#: Where the number of steps stands, if not in ``steps``.
+STEPS = {"diffusionclip": "n_test"}
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 TOLD = pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_CLIP)))
 
 
 @pytest.fixture(autouse=True)
-def tiny_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small CLIPs in the place of the shipped ones."""
-    for name in BY_CLIP:
-        monkeypatch.setattr(f"{METHODS[name].__module__}.load_cached", load_tiny)
+def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Small CLIPs in the place of the shipped ones, templates of words that they know, and a cache of their own."""
+    monkeypatch.setenv("STEERDIFF_CACHE", str(tmp_path_factory.getbasetemp() / "every-method"))
+    for name in METHODS:
+        module = METHODS[name].__module__
+        if hasattr(sys.modules[module], "load_cached") and name != "classifier":
+            monkeypatch.setattr(f"{module}.load_cached", load_tiny)
+        if hasattr(sys.modules[module], "templates_for"):
+            monkeypatch.setattr(f"{module}.templates_for", lambda *_: ("a {}", "a red {}"))
+
+
+def untuned(name: str) -> Any:
+    """Return the small settings of a method without what it would tune, which a formula has not."""
+    return dataclasses.replace(SMALL[name], **UNTUNED.get(name, {}))
 
 
 def run(name: str, method: Any, model: Model, image: Tensor, **arguments: Any) -> Tensor:
     if name in MASKED:
         arguments.setdefault("mask", half_mask(SIZE))
+    if name == "classifier":
+        arguments.setdefault("y", 1)
     result: Tensor = method(model, image, **arguments)
     return result
 
 
 @EVERY
-def test_every_field_of_every_method_changes_the_result(name: str) -> None:
+def test_every_field_of_every_method_changes_the_result(name: str, tmp_path: Path) -> None:
     fields = {field.name for field in dataclasses.fields(METHODS[name])}
     assert fields == set(FLIPS[name])
     model, image = tiny_text_model(), pictures(2, SIZE) * 0.9  # two: the official Gram matrix of one is ours
-    base = run(name, SMALL[name], model, image, prompt="a cat")
-    assert torch.equal(run(name, SMALL[name], model, image, prompt="a cat"), base)
+    files = Files(tmp_path, model, SMALL[name])
+
+    def result(changes: dict[str, Any]) -> Tensor:
+        return run(name, replaced(SMALL[name], changes, files), model, image, prompt="a cat")
+
+    base = result({})
+    assert torch.equal(result({}), base)
     idle = []
-    for field, value in FLIPS[name].items():
+    for field, flip in FLIPS[name].items():
+        value = flip.value if isinstance(flip, (Among, Refused)) else flip
         assert value != getattr(SMALL[name], field), f"{field} is not flipped"
-        if torch.equal(
-            run(name, dataclasses.replace(SMALL[name], **{field: value}), model, image, prompt="a cat"), base
-        ):
+        if isinstance(flip, Refused):
+            with pytest.raises(UserError, match=flip.message):
+                result({field: value})
+            continue
+        others = flip.others if isinstance(flip, Among) else {}
+        before = result(others) if others else base
+        if torch.equal(result({**others, field: value}), before):
             idle.append(field)
     assert idle == []
 
@@ -133,7 +223,7 @@ def test_prompt_negative_and_seed_change_the_result(name: str) -> None:
         assert not torch.equal(run(name, SMALL[name], model, image, prompt="a cat", negative="a dog"), base)
     assert not torch.equal(run(name, SMALL[name], model, image), base)
     other = run(name, SMALL[name], model, image, prompt="a cat", seed=1)
-    assert torch.equal(other, base) == (name == "invert")  # inversion is deterministic
+    assert torch.equal(other, base) == (name in DETERMINISTIC)
 
 
 @EVERY
@@ -153,9 +243,9 @@ def test_image_k_of_a_batch_is_image_k_alone_in_every_method(name: str) -> None:
 def test_a_model_without_text_works_in_every_method(name: str) -> None:
     model = formula_model(lambda x, t: 0.6 * x, SIZE, NoiseSchedule.linear(100), name="plain")
     image = pictures(2, SIZE)
-    assert run(name, SMALL[name], model, image).shape == image.shape
+    assert run(name, untuned(name), model, image).shape == image.shape
     with pytest.raises(UserError, match="plain has no text encoder; leave the prompt out"):
-        run(name, SMALL[name], model, image, prompt="a cat")
+        run(name, untuned(name), model, image, prompt="a cat")
 
 
 @TOLD
@@ -165,7 +255,7 @@ def test_a_class_conditional_model_takes_its_labels_as_a_condition(name: str) ->
 
     model = formula_model(eps, SIZE, NoiseSchedule.linear(100), num_classes=10)
     image = pictures(1, SIZE)
-    two, seven = (run(name, SMALL[name], model, image, prompt=model.condition(y=y)) for y in (2, 7))
+    two, seven = (run(name, untuned(name), model, image, prompt=model.condition(y=y)) for y in (2, 7))
     assert not torch.equal(two, seven)
 
 
@@ -194,15 +284,18 @@ def test_bad_input_is_an_error_before_the_network_is_called(name: str, change: d
     network = Recording(tiny_text_model().network)
     arguments = {"image": pictures(1, SIZE), "prompt": "a cat", **change}
     with pytest.raises(UserError, match=message):
-        run(name, SMALL[name], tiny_text_model(network=network), **arguments)
+        run(name, untuned(name), tiny_text_model(network=network), **arguments)
     assert network.rows == []
 
 
 @EVERY
 @pytest.mark.parametrize("steps", [0, 101, "", "ddim33"])
 def test_impossible_steps_are_an_error_in_every_method(name: str, steps: int | str) -> None:
-    method = dataclasses.replace(SMALL[name], steps=steps)
+    field = STEPS.get(name, "steps")
+    if isinstance(steps, str) and type(getattr(SMALL[name], field)) is int and name in STEPS:
+        pytest.skip("it takes no texts for its steps")
     with pytest.raises(UserError):
+        method = dataclasses.replace(SMALL[name], **{field: steps})
         run(name, method, tiny_text_model(), pictures(1, SIZE))
 
 
@@ -213,7 +306,7 @@ def test_a_network_that_breaks_names_the_step_in_every_method(name: str) -> None
 
     model = formula_model(breaks, SIZE, NoiseSchedule.linear(100))
     with pytest.raises(UserError, match=r"no longer finite after step \d+ of \d+"):
-        run(name, SMALL[name], model, pictures(1, SIZE))
+        run(name, untuned(name), model, pictures(1, SIZE))
 
 
 @EVERY
@@ -227,7 +320,7 @@ def test_ctrl_c_leaves_every_method_with_the_image_so_far(name: str) -> None:
 
     model = formula_model(stops, SIZE, NoiseSchedule.linear(100))
     with pytest.raises(Interrupted) as error:
-        run(name, SMALL[name], model, pictures(1, SIZE))
+        run(name, untuned(name), model, pictures(1, SIZE))
     assert error.value.index >= 1 and error.value.x.shape == (1, 3, SIZE, SIZE)
 
 
@@ -242,6 +335,13 @@ def test_the_presets_are_settings_of_their_method_and_the_defaults_are_one(name:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ClassifierGuided(t0=0), r"t0 is 0; it must lie in \(0, 1\]"),
+        (lambda: ClassifierGuided(at="mu"), "at is 'mu'; known are 'state' and 'mean'"),
+        (lambda: ClassifierGuided(schedule="square"), "schedule is 'square'; known are constant"),
+        (
+            lambda: ClassifierGuided(at="mean", solver=DDIM()),
+            "at='mean' asks at the mean of a DDPM step, which DDIM has not; use at='state'",
+        ),
         (lambda: ILVR(range_t=-1), "range_t is -1; it must be at least 0"),
         (lambda: ILVR(reference_level="both"), "reference_level is 'both'; known are"),
         (lambda: SDEdit(t0=1.5), r"t0 is 1.5; it must lie in \[0, 1\]"),

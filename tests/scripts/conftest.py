@@ -13,6 +13,8 @@ from PIL import Image
 
 from steerdiff.models import TextConfig, TextToImage, UNetConfig
 from steerdiff.models.checkpoint import save_safetensors
+from steerdiff.models.config import EncoderUNetConfig
+from steerdiff.models.encoder_unet import EncoderUNet
 from steerdiff.samplers import NoiseSchedule
 from steerdiff.scripts.cli import run
 
@@ -62,12 +64,40 @@ def save_tiny(
         "kind": "text-to-image",
         "unet": {field: getattr(unet, field) for field in unet.__dataclass_fields__},
         "text": {field: getattr(text, field) for field in text.__dataclass_fields__},
-        "schedule": NoiseSchedule.cosine().to_dict(),
+        "schedule": NoiseSchedule.cosine(shift=0.5).to_dict(),  # the noise that the shipped classifier knows
         "parameterization": "v",
         "image_size": image_size,
     }
     save_safetensors(path, model.state_dict(), header)
     return path
+
+
+def save_tiny_classifier(path: Path) -> Path:
+    """Save a small random classifier of the tiny model's noise, which knows two classes."""
+    trunk = {"model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "attention_at": (), "head_channels": 32}
+    config = EncoderUNetConfig(trunk=UNetConfig(**trunk, out_channels=2), image_size=SIZE)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = EncoderUNet(config)
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.5 / parameter[0].numel() ** 0.5)
+    header = {
+        "kind": "classifier",
+        "trunk": config.trunk.to_dict(),
+        "pool": config.pool,
+        "image_size": SIZE,
+        "labels": ["cat", "apple"],
+        "schedule": NoiseSchedule.cosine(shift=0.5).to_dict(),
+    }
+    save_safetensors(path, network.state_dict(), header)
+    return path
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of the tiny classifier."""
+    return save_tiny_classifier(tmp_path_factory.mktemp("weights") / "tiny-classifier.safetensors")
 
 
 @pytest.fixture(scope="session")

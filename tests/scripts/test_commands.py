@@ -33,6 +33,7 @@ FAST = {
     "sdedit": ("--steps", "8", "--repeats", "1"),
     "repaint": ("--steps", "6", "--jump-length", "2", "--jump-n-sample", "2"),
     "invert": ("--steps", "4"),
+    "classifier": ("--steps", "4"),
 }
 
 
@@ -148,11 +149,13 @@ def test_a_rerun_with_other_weights_is_refused(steerdiff: Run, weights: Path, tm
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_edits_and_can_be_run_again(
-    steerdiff: Run, weights: Path, pictures: Path, tmp_path: Path, name: str
+    steerdiff: Run, weights: Path, classifier: Path, pictures: Path, tmp_path: Path, name: str
 ) -> None:
     flags: list[object] = ["edit", name, "--image", pictures / "image.png", "--prompt", "a green apple", "--n", 2]
     if "mask" in inspect.signature(METHODS[name].__call__).parameters:
         flags += ["--mask", pictures / "mask.png"]
+    if "y" in inspect.signature(METHODS[name].__call__).parameters:
+        flags += ["--y", "apple", "--classifier", classifier]
     flags += [*FAST.get(name, ()), "--weights", weights, "--out", tmp_path, "--threads", 1]
     done = steerdiff(*flags)
     assert done.code == 0, done.err
@@ -164,6 +167,38 @@ def test_every_method_edits_and_can_be_run_again(
     finally:
         (tmp_path / "moved.png").rename(pictures / "image.png")
     assert again.code == 0, again.out + again.err
+
+
+def test_a_class_is_drawn_by_name_without_a_picture(
+    steerdiff: Run, weights: Path, classifier: Path, tmp_path: Path
+) -> None:
+    flags: list[object] = ["edit", "classifier", "--classifier", classifier, "--steps", 4, "--solver", "ddim"]
+    flags += ["--weights", weights, "--threads", 1]
+    images = {}
+    for y in ("cat", "apple", "1"):
+        done = steerdiff(*flags, "--y", y, "--scale", 500, "--out", tmp_path / y)
+        assert done.code == 0, done.err
+        images[y] = pixels(Path(done.out.strip()))
+    assert np.array_equal(images["apple"], images["1"]) and not np.array_equal(images["apple"], images["cat"])
+    again = steerdiff("rerun", tmp_path / "apple" / "classifier-classifier-seed0.png")
+    assert again.code == 0, again.out + again.err
+    wrong = steerdiff(*flags, "--y", "aple", "--out", tmp_path / "wrong")
+    assert wrong.code == 2 and "'aple' is no class of tiny-classifier; the nearest is 'apple'" in wrong.err
+    none = steerdiff(*flags, "--out", tmp_path / "wrong")
+    assert none.code == 2 and "--y" in none.err
+
+
+def test_sampling_takes_a_class_by_name(steerdiff: Run, weights: Path, classifier: Path, tmp_path: Path) -> None:
+    flags: list[object] = ["sample", "--classifier", classifier, "--classifier-scale", 500, "--steps", 3]
+    flags += ["--spacing", "leading", "--solver", "ddim", "--weights", weights, "--threads", 1]
+    for folder, words in (("name", ("--y", "apple")), ("number", ("--label", 1)), ("other", ("--label", "cat"))):
+        assert steerdiff(*flags, *words, "--out", tmp_path / folder).code == 0
+    name, number, other = (pixels(tmp_path / folder / "0000-seed0.png") for folder in ("name", "number", "other"))
+    assert np.array_equal(name, number) and not np.array_equal(name, other)
+    again = steerdiff("rerun", tmp_path / "name" / "0000-seed0.png")
+    assert again.code == 0, again.out + again.err
+    wrong = steerdiff(*flags, "--y", "dog", "--out", tmp_path / "wrong")
+    assert wrong.code == 2 and "'dog' is no class of tiny-classifier" in wrong.err
 
 
 def test_what_a_mask_protects_comes_back_as_it_was(
@@ -219,6 +254,33 @@ def test_training_can_be_driven_by_a_file_and_flags(steerdiff: Run, tmp_path: Pa
     again = steerdiff("train", "diffusion", "--config", file, "--folder", run, "--steps", 2, "--no-progress")
     assert again.code == 2 and "already holds a training run" in again.err
     assert "text-to-image" in steerdiff("info", run).out
+
+
+def test_a_classifier_is_trained_by_flags_and_guides(steerdiff: Run, weights: Path, tmp_path: Path) -> None:
+    settings = {
+        "image_size": 32,
+        "trunk": {
+            "model_channels": 32,
+            "channel_mult": [1],
+            "num_res_blocks": 1,
+            "attention_at": [],
+            "head_channels": 32,
+            "unshuffle": 8,
+        },
+        "batch_size": 2,
+        "device": "cpu",
+    }
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(settings))
+    run = tmp_path / "run"
+    flags = ("train", "classifier", "--config", file, "--folder", run, "--no-progress")
+    assert steerdiff(*flags, "--steps", 1).code == 0
+    again = steerdiff(*flags, "--steps", 2)
+    assert again.code == 2 and "already holds a training run" in again.err
+    assert steerdiff(*flags, "--steps", 2, "--resume").code == 0
+    assert "classifier" in steerdiff("info", run).out
+    done = steerdiff("sample", "--classifier", run, "--y", "cat", "--weights", weights, "--out", tmp_path / "out")
+    assert done.code == 2 and "the classifier sees images of 32 x 32 pixels" in done.err
 
 
 def test_info_says_what_a_file_holds(steerdiff: Run, weights: Path, tmp_path: Path) -> None:

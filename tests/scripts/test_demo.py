@@ -33,6 +33,7 @@ CHEAP = {
     "sdedit": ("--steps", "4", "--repeats", "1"),
     "repaint": ("--steps", "4", "--jump-length", "1", "--jump-n-sample", "2"),
     "invert": ("--steps", "2"),
+    "classifier": ("--steps", "2", "--y", "cat"),
     "sdg": ("--steps", "2"),
 }
 
