@@ -209,8 +209,8 @@ def _fit(visual: Any, size: int, config: NoisyClipConfig) -> None:
     old: Tensor = holder.positional_embedding.detach()
     side = size // cell
     if config.positions == "fresh":
-        fresh = torch.randn(side * side + 1, old.shape[1]) * old.shape[1] ** -0.5
-        holder.positional_embedding = nn.Parameter(fresh.to(old))
+        fresh = nn.Parameter(old.new_empty(side * side + 1, old.shape[1]))
+        holder.positional_embedding = nn.init.normal_(fresh, std=old.shape[1] ** -0.5)
     elif len(old) != side * side + 1:
         holder.positional_embedding = nn.Parameter(_resized(old, side))
     visual.image_size = size if resnet else (size, size)
