@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +151,23 @@ def test_checkpoints_and_copies_give_the_same_gradients(name: str, time: str) ->
     other = gradients(lambda seen: copied(seen, TIMES).vector, copied)
     assert len(plain) == len(saved) == len(other) > 10
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(plain, saved, other, strict=True))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
+def test_it_runs_under_distributed_data_parallel(tmp_path: Path) -> None:
+    noisy, x = shaken(from_clip(network("resnet"))).train(), images("resnet")
+    noisy(x, TIMES).vector.square().sum().backward()
+    expected = [p.grad.clone() for p in noisy.parameters() if p.grad is not None]
+    noisy.zero_grad()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(noisy)
+        features = wrapped(x, TIMES)
+        features.vector.square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(features.maps) == 5
+    assert all(close(a, p.grad) for a, p in zip(expected, noisy.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("name", "time"), CASES)
