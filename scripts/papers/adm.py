@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steerdiff.methods import ClassifierGuided
-from steerdiff.samplers import DDIM
+from steerdiff.samplers import DDIM, DDPM
 
 from .adm_recipes import ADM_RECIPES
 from .spec import Claim, Paper
@@ -66,7 +66,7 @@ ADM = Paper(
             method="classifier",
             task="class",
             base=ClassifierGuided(),
-            before={"scale": 0.0, "steps": 50},
+            before={"scale": 0.0, "steps": 50, "solver": DDPM()},
             after={"scale": 8.0, "steps": "ddim25", "solver": DDIM()},
             score="kid",
             rises=False,
