@@ -13,7 +13,7 @@ from steerdiff.models.delta import save_delta
 
 from ..guidance.toys import pictures
 
-__all__ = ["Among", "Files", "Made", "Refused", "replaced"]
+__all__ = ["Among", "Files", "Made", "Neutral", "Refused", "replaced"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,13 @@ class Among:
 
     value: Any
     others: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Neutral:
+    """A value that may change time and memory but not the result."""
+
+    value: Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,12 @@ from torch import Tensor
 from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.methods import ILVR, METHODS, SDG, ClassifierGuided, DDIMInversion, DiffusionCLIP, RePaint, SDEdit
+from steerdiff.methods.blended_diffusion import BlendedDiffusion
 from steerdiff.samplers import DDIM, DDPM, DPMSolver2M, Interrupted, NoiseSchedule
 
 from ..guidance.test_noisy_classifier import tiny_classifier
 from ..guidance.toys import Recording, formula_model, half_mask, pictures, tiny_text_model
-from .flips import Among, Files, Made, Refused, replaced
+from .flips import Among, Files, Made, Neutral, Refused, replaced
 from .tiny_clips import load_tiny
 
 SIZE = 8
@@ -33,6 +34,7 @@ SMALL: dict[str, Any] = {
     "invert": DDIMInversion(steps=4, t0=0.8, guidance=2.0),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
+    "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
     "diffusionclip": DiffusionCLIP(
         source_text="cat",
         target_text="dog",
@@ -49,6 +51,31 @@ SMALL: dict[str, Any] = {
 }
 #: Another value for every field.
 FLIPS: dict[str, dict[str, Any]] = {
+    "blended": {
+        "clip": "another-clip",
+        "clip_scale": 10.0,
+        "schedule": "linear",
+        "range_scale": 50.0,
+        "views": 3,
+        "shift_axes": "vertical",
+        "mix": False,
+        "sees": "whole",
+        "steps": 7,
+        "skip_timesteps": 1,
+        "blends": False,
+        "background_level": "t",
+        "perceptual_scale": 10.0,
+        "distance": Among("lpips-alex", {"perceptual_scale": 10.0}),
+        "mse_scale": 10.0,
+        "background_reference": Among("whole", {"perceptual_scale": 10.0}),
+        "enforces_background": False,
+        "candidates": 4,
+        "ranking": Among("official", {"candidates": 4}),
+        "solver": DDIM(eta=0.5),
+        "x0_clip": "clip",
+        "guidance": 9.0,
+        "checkpoint": Neutral(True),
+    },
     "diffusionclip": {
         "source_text": "red",
         "target_text": "red",
@@ -148,9 +175,9 @@ FLIPS: dict[str, dict[str, Any]] = {
         "guidance": 9.0,
     },
 }
-MASKED = ("sdedit", "repaint")
+MASKED = ("sdedit", "repaint", "blended")
 #: Methods whose prompt is read by a CLIP, which any model may have beside it.
-BY_CLIP = ("sdg",)
+BY_CLIP = ("sdg", "blended")
 #: Methods whose result does not depend on the seed.
 DETERMINISTIC = ("invert", "diffusionclip")
 #: Methods that tune a network with weights first, and the settings with which they leave that out.
@@ -169,8 +196,15 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
         module = METHODS[name].__module__
         if hasattr(sys.modules[module], "load_cached") and name != "classifier":
             monkeypatch.setattr(f"{module}.load_cached", load_tiny)
+        if hasattr(sys.modules[module], "perceptual"):
+            monkeypatch.setattr(f"{module}.perceptual", tiny_distance)
         if hasattr(sys.modules[module], "templates_for"):
             monkeypatch.setattr(f"{module}.templates_for", lambda *_: ("a {}", "a red {}"))
+
+
+def tiny_distance(source: str, *_: Any) -> Any:
+    """A distance of images in the place of a perceptual one, another for each name."""
+    return lambda a, b: len(source) * (a - b).flatten(1).sum(1).square()
 
 
 def untuned(name: str) -> Any:
@@ -178,7 +212,12 @@ def untuned(name: str) -> Any:
     return dataclasses.replace(SMALL[name], **UNTUNED.get(name, {}))
 
 
-def run(name: str, method: Any, model: Model, image: Tensor, **arguments: Any) -> Tensor:
+def draws(name: str) -> bool:
+    """Say whether a method can do without an image."""
+    return inspect.signature(METHODS[name].__call__).parameters["image"].default is None
+
+
+def run(name: str, method: Any, model: Model, image: Tensor | None, **arguments: Any) -> Tensor:
     if name in MASKED:
         arguments.setdefault("mask", half_mask(SIZE))
     if name == "classifier":
@@ -201,11 +240,14 @@ def test_every_field_of_every_method_changes_the_result(name: str, tmp_path: Pat
     assert torch.equal(result({}), base)
     idle = []
     for field, flip in FLIPS[name].items():
-        value = flip.value if isinstance(flip, (Among, Refused)) else flip
+        value = flip.value if isinstance(flip, (Among, Neutral, Refused)) else flip
         assert value != getattr(SMALL[name], field), f"{field} is not flipped"
         if isinstance(flip, Refused):
             with pytest.raises(UserError, match=flip.message):
                 result({field: value})
+            continue
+        if isinstance(flip, Neutral):
+            torch.testing.assert_close(result({field: value}), base, rtol=0, atol=2e-5)
             continue
         others = flip.others if isinstance(flip, Among) else {}
         before = result(others) if others else base
@@ -239,6 +281,23 @@ def test_image_k_of_a_batch_is_image_k_alone_in_every_method(name: str) -> None:
         torch.testing.assert_close(together[k : k + 1], alone, rtol=0, atol=2e-5)  # float32 sums in another order
 
 
+@pytest.mark.parametrize("name", [name for name in sorted(METHODS) if draws(name)])
+def test_a_method_that_needs_no_image_draws_one_for_each_prompt_alike_alone_and_together(name: str) -> None:
+    model, prompts = tiny_text_model(), ["a cat", "a dog", "a red cat"]
+    together = run(name, SMALL[name], model, None, prompt=prompts, seed=[4, 9, 2])
+    assert together.shape == (3, 3, SIZE, SIZE)
+    for prompt, seed, one in zip(prompts, (4, 9, 2), together, strict=True):
+        alone = run(name, SMALL[name], model, None, prompt=prompt, seed=seed)
+        torch.testing.assert_close(one[None], alone, rtol=0, atol=2e-5)
+
+
+def test_methods_are_called_alike_and_two_of_them_need_no_image() -> None:
+    assert {name for name in METHODS if draws(name)} == {"classifier", "sdg"} & set(METHODS)
+    for name in METHODS:
+        parameters = inspect.signature(METHODS[name].__call__).parameters
+        assert list(parameters)[:2] == ["self", "model"] and {"image", "seed", "progress"} <= set(parameters), name
+
+
 @TOLD
 def test_a_model_without_text_works_in_every_method(name: str) -> None:
     model = formula_model(lambda x, t: 0.6 * x, SIZE, NoiseSchedule.linear(100), name="plain")
@@ -267,7 +326,7 @@ BAD_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"mask": torch.full((1, 1, SIZE, SIZE), 0.3)}, "mask has 64 values that are neither 0 nor 1"),
     ({"mask": torch.zeros(3, 1, SIZE, SIZE)}, "3 masks were given for 1 images; give one, or one for each image"),
     ({"prompt": "a blorp"}, "does not know: 'blorp'"),
-    ({"prompt": "a a a a a"}, "has 5 words; this model reads at most 4"),
+    ({"prompt": "a a a a a"}, "has 5 (words;|tokens and) this model reads at most 4"),
     ({"seed": [1, 2]}, "2 seeds for 1 images"),
     ({"seed": -1}, r"seed is -1; it must be an integer in \[0, 2\*\*63\)"),
 ]
