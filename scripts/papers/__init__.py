@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adm import ADM
 from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
+from .diffusionclip import DIFFUSIONCLIP_PAPER
 from .ilvr import ILVR_PAPER
 from .repaint import REPAINT_PAPER
 from .sdedit import SDEDIT_PAPER
@@ -14,5 +15,6 @@ __all__ = ["PAPERS", "Claim", "Paper", "PaperSetting"]
 
 #: Every paper by the word that follows ``steerdiff reproduce``, in the order of the tables.
 PAPERS: dict[str, Paper] = {
-    paper.name: paper for paper in (DDIM_PAPER, CLASSIFIER_FREE, ADM, ILVR_PAPER, SDEDIT_PAPER, REPAINT_PAPER)
+    paper.name: paper
+    for paper in (DDIM_PAPER, CLASSIFIER_FREE, ADM, ILVR_PAPER, SDEDIT_PAPER, REPAINT_PAPER, DIFFUSIONCLIP_PAPER)
 }
