@@ -10,13 +10,15 @@ from torch.nn import functional
 
 import steerdiff
 from steerdiff.errors import UserError
+from steerdiff.guidance.loading import load_cached
 from steerdiff.models import read_header
 from steerdiff.models.clip import Clip
 from steerdiff.train.both_splits import BothSplits
 from steerdiff.train.clip import ClipTrainConfig, matching_loss, train_clip
 from steerdiff.train.phrases import phrases, true_of
 from steerdiff.train.randomness import SampleRandom
-from steerdiff.train.scenes import WORDS, parse_caption
+from steerdiff.train.scene_text import Split
+from steerdiff.train.scenes import COLOURS, OBJECTS, STYLES, WORDS, EmojiScenes, parse_caption
 
 from .runs import curve, same, state_of
 
@@ -157,3 +159,21 @@ def test_the_logit_scale_is_clipped() -> None:
     loss, metrics = ClipLoss(clip, config)(Batch(images, captions, SampleRandom(0, range(2))))
     assert float(metrics["logit_scale"]) == pytest.approx(100) and bool(loss.isfinite())
     assert functional.relu(loss) == loss
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@torch.no_grad()
+def test_the_shipped_clip_knows_captions_and_single_words(split: Split) -> None:
+    clip = load_cached("emoji64-clip", "clip")
+    images, captions = EmojiScenes(77, split, 0.3).batch(range(256))
+    nearest = (clip.image_features(images) @ clip.text_features(captions).T).argmax(1).tolist()
+    assert sum(captions[i] == caption for i, caption in zip(nearest, captions, strict=True)) / 256 > 0.93
+    images, captions = EmojiScenes(78, split, 0.0).batch(range(256))
+    vectors, seen = clip.image_features(images), [parse_caption(caption) for caption in captions]
+    for words, right, least in (
+        (OBJECTS, [d.things[0][1] for d in seen], 0.97),
+        (STYLES, [d.things[0][0] for d in seen], 0.92),
+        (tuple(COLOURS), [d.colour for d in seen], 0.99),
+    ):
+        told = [words[i] for i in (vectors @ clip.text_features(words).T).argmax(1).tolist()]
+        assert sum(a == b for a, b in zip(told, right, strict=True)) / 256 > least
