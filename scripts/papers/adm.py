@@ -10,7 +10,7 @@ from .spec import Claim, Paper
 
 __all__ = ["ADM"]
 
-_BASE = ClassifierGuided(steps=25)
+_BASE = ClassifierGuided(steps="ddim25", solver=DDIM())
 
 ADM = Paper(
     name="adm",
@@ -22,7 +22,7 @@ ADM = Paper(
     tasks=("class",),
     published=ClassifierGuided(scale=10.0, steps=50),
     translation="the scale of the published model without labels, since this model has none; 250 times become 50",
-    tuned=ClassifierGuided(scale=4.0, steps=50),
+    tuned=ClassifierGuided(scale=16.0, steps="ddim25", solver=DDIM()),
     claims=(
         Claim(
             text="a larger scale makes samples of a model without labels show their class more often",
@@ -31,7 +31,7 @@ ADM = Paper(
             task="class",
             base=_BASE,
             before={"scale": 1.0},
-            after={"scale": 8.0},
+            after={"scale": 16.0},
             score="right",
             rises=True,
             cases=64,
@@ -43,7 +43,7 @@ ADM = Paper(
             task="class",
             base=_BASE,
             before={"scale": 1.0},
-            after={"scale": 8.0},
+            after={"scale": 16.0},
             score="diversity",
             rises=False,
             cases=64,
@@ -55,7 +55,7 @@ ADM = Paper(
             task="class",
             base=_BASE,
             before={"scale": 0.0},
-            after={"scale": 8.0},
+            after={"scale": 16.0},
             score="kid",
             rises=False,
             cases=64,
@@ -67,12 +67,12 @@ ADM = Paper(
             task="class",
             base=ClassifierGuided(),
             before={"scale": 0.0, "steps": 50, "solver": DDPM()},
-            after={"scale": 8.0, "steps": "ddim25", "solver": DDIM()},
+            after={"scale": 16.0, "steps": "ddim25", "solver": DDIM()},
             score="kid",
             rises=False,
             cases=64,
         ),
     ),
-    ablations=("adm-scale", "adm-few", "adm-schedule"),
+    ablations=("adm-scale", "adm-forms", "adm-schedule"),
     recipes=ADM_RECIPES,
 )
