@@ -1,5 +1,6 @@
 """One file a paper: each method is a dataclass of its settings, called with a model and an image."""
 
+from .blended_diffusion import BlendedDiffusion
 from .classifier_guided import ClassifierGuided
 from .diffusion_clip import DiffusionCLIP
 from .ilvr import ILVR
@@ -13,6 +14,7 @@ __all__ = [
     "ILVR",
     "METHODS",
     "SDG",
+    "BlendedDiffusion",
     "ClassifierGuided",
     "DDIMInversion",
     "DiffusionCLIP",
@@ -29,5 +31,6 @@ METHODS = {
     "invert": DDIMInversion,
     "classifier": ClassifierGuided,
     "sdg": SDG,
+    "blended": BlendedDiffusion,
     "diffusionclip": DiffusionCLIP,
 }

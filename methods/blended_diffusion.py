@@ -193,9 +193,11 @@ class BlendedDiffusion:
         return [KnownRegion(x0, keep=1 - mask, at="there" if self.background_level == "t_next" else "here"), ending]
 
 
-#: "published" is the official command, "paper" the text of the paper, "algorithm1" its form without blending.
+#: "published" is the official command, "paper" the text of the paper, "algorithm1" its form without blending; "emoji64"
+#: is for the shipped model and CLIP.
 PRESETS: dict[str, BlendedDiffusion] = {
     "published": BlendedDiffusion(),
     "paper": BlendedDiffusion(mix=False, candidates=64),
     "algorithm1": BlendedDiffusion(blends=False, perceptual_scale=1000.0, mse_scale=10000.0),
+    "emoji64": BlendedDiffusion(steps=25, skip_timesteps=2, x0_clip="clip"),
 }

@@ -46,6 +46,7 @@ _REPAINT = ("--preset", "quick")
 _INVERT = ("--steps", "50", "--spacing", "trailing")
 _CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8")
 _SDG = ("--preset", "emoji64")
+_BLENDED = ("--preset", "emoji64")
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
 EXAMPLES: dict[str, tuple[Example, ...]] = {
@@ -91,5 +92,15 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     "sdg": (
         Example(kind="style", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
         Example(kind="colour", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
+    ),
+    "blended": (
+        Example(kind="object", number=4, flags=_BLENDED, masked=True, note="only CLIP knows the text"),
+        Example(
+            kind="object",
+            number=4,
+            flags=(*_BLENDED, "--guidance", "1", "--clip-scale", "100"),
+            masked=True,
+            note="the model knows the text too",
+        ),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .adm import ADM
+from .blended import BLENDED_PAPER
 from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
 from .diffusionclip import DIFFUSIONCLIP_PAPER
@@ -16,5 +17,14 @@ __all__ = ["PAPERS", "Claim", "Paper", "PaperSetting"]
 #: Every paper by the word that follows ``steerdiff reproduce``, in the order of the tables.
 PAPERS: dict[str, Paper] = {
     paper.name: paper
-    for paper in (DDIM_PAPER, CLASSIFIER_FREE, ADM, ILVR_PAPER, SDEDIT_PAPER, REPAINT_PAPER, DIFFUSIONCLIP_PAPER)
+    for paper in (
+        DDIM_PAPER,
+        CLASSIFIER_FREE,
+        ADM,
+        ILVR_PAPER,
+        SDEDIT_PAPER,
+        REPAINT_PAPER,
+        DIFFUSIONCLIP_PAPER,
+        BLENDED_PAPER,
+    )
 }
