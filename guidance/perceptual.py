@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steerdiff.errors import require
+from steerdiff.models.checkpoint import file_hash
 from steerdiff.models.weights import check_fit, identity, open_weights
 
 __all__ = [
@@ -42,6 +43,11 @@ class PerceptualDistance(Protocol):
         """What it is, for the record; distances of different names are not comparable."""
         ...
 
+    @property
+    def weights_hash(self) -> str | None:
+        """SHA-256 of its weights' file, for the record; None without one."""
+        ...
+
     def __call__(self, a: Tensor, b: Tensor, /) -> Tensor:
         """Return the distances [B] of images [B, 3, H, W] in [-1, 1]; gradients flow."""
         ...
@@ -57,9 +63,9 @@ class FeatureDistance:
 
     name: str  #: what the features are
     features: Callable[[Tensor], Sequence[Tensor]]  #: images [B, 3, H, W] in [-1, 1] to maps [B, C_l, h_l, w_l]
-    weights: tuple[Tensor, ...] | None = (
-        None  #: w_l of each map, [C_l], not negative; None: all 1 over the maps' number
-    )
+    #: w_l of each map, [C_l], not negative; None: all 1 over the number of maps
+    weights: tuple[Tensor, ...] | None = None
+    weights_hash: str | None = None  #: SHA-256 of the weights' file, for the record
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the distances [B] of images ``a`` and ``b`` [B, 3, H, W] in [-1, 1]."""
@@ -102,6 +108,7 @@ def lpips_distance(net: LpipsTrunk = "alex", trunk: str | os.PathLike[str] | Non
         name=f"LPIPS {network.version} ({net})",
         features=lambda image: network.net(network.scaling_layer(image.float())),
         weights=weights,
+        weights_hash=file_hash(path),  # type: ignore[arg-type]
     )
 
 
@@ -112,7 +119,9 @@ def clip_distance(clip: Any) -> FeatureDistance:
         clip: A `Clip`, as ``steerdiff.load("emoji64-clip")`` gives.
     """
     return FeatureDistance(
-        name=f"feature distance in {clip.name} (not LPIPS)", features=lambda image: clip.feature_maps(image).maps
+        name=f"feature distance in {clip.name} (not LPIPS)",
+        features=lambda image: clip.feature_maps(image).maps,
+        weights_hash=getattr(clip, "weights_hash", None),
     )
 
 

@@ -28,6 +28,7 @@ class DeltaHConfig:
     time_channels: int  #: D of the UNet's time embedding
     form: DeltaHForm = "ddpm"  #: see `DeltaHForm`
     ignores_time: bool = False  #: leave the time out (the official ``ignore_timesteps``); "direct": one tensor for all
+    gain: float = 1.0  #: factor on the shift, for a bottleneck whose numbers are large; published is 1
     cells: tuple[int, ...] = ()  #: "direct": height and width of the bottleneck
     times: tuple[float, ...] = ()  #: "direct": the times, as the network is told them, that have a tensor each
 
@@ -86,7 +87,7 @@ class DeltaH(nn.Module):
         if self.time is not None:
             x = x + self.time(emb.to(dtype))[:, :, None, None]
         shift: Tensor = self.after(x)
-        return shift
+        return self.config.gain * shift
 
 
 class DirectDeltaH(nn.Module):
@@ -109,10 +110,10 @@ class DirectDeltaH(nn.Module):
     def forward(self, h: Tensor, emb: Tensor, t: Tensor) -> Tensor:
         """Return the shifts [B, C, h, w] of the times nearest to ``t`` [B]; ``h`` and ``emb`` are not looked at."""
         if self.config.ignores_time:
-            return self.shifts.expand(h.shape[0], -1, -1, -1)
+            return self.config.gain * self.shifts.expand(h.shape[0], -1, -1, -1)
         times: Any = self.times
         nearest = (t.to(times)[:, None] - times).abs().argmin(dim=1)
-        return self.shifts[nearest]
+        return self.config.gain * self.shifts[nearest]
 
 
 class MixedDeltaH(nn.Module):
