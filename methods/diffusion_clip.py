@@ -38,11 +38,13 @@ from .finetuned import identity as identity_of
 __all__ = ["PRESETS", "DiffusionCLIP"]
 
 _METHOD = "diffusionclip"
+_CROSS = ".attn2."  # in the names of the weights of cross-attention
 _REVISION = 1  # of what tuning computes: a new one makes the cached deltas anew
 _T0 = 0.5  # published for the README's edit
 #: Fields that decide what tuning computes; its CLIP and its images count by their contents.
 _TUNING = (
     *("source_text", "target_text", "t0", "n_inv", "n_train", "variant", "templates", "clip_x0", "uses_prompt"),
+    *("tunes", "views"),
     *("clip_weight", "l1_weight", "id_weight", "learning_rate", "rate_gamma", "epochs", "batch_size"),
 )
 
@@ -76,8 +78,10 @@ class DiffusionCLIP:
     translations: int = 0  #: noisings with which the model first makes an image of another domain one of its own
     n_train: int = 6  #: moves of the way down in tuning
     variant: Literal["quick", "efficient"] = "quick"  #: one update through all moves, or one after each of them
+    tunes: Literal["all", "attention"] = "all"  #: all weights, as published, or those that look at the prompt alone
     clip: str = "emoji64-clip"  #: name or path of a CLIP
     templates: Literal["auto", "none"] = "auto"  #: average the direction over sentences that fit the texts, or not
+    views: int = 1  #: of each image that CLIP compares, the whole one first; published 1, more resist patterns
     clip_weight: float = 3.0  #: of the directional loss
     l1_weight: float = 1.0  #: of the mean absolute difference from the input
     id_weight: float = 0.0  #: of the identity loss; above 0 tune with ``finetune(identity=...)``
@@ -98,12 +102,13 @@ class DiffusionCLIP:
             require(
                 getattr(self, name) in known, f"{name} is {getattr(self, name)!r}; known are {known[0]}, {known[1]}"
             )
+        require(self.tunes in ("all", "attention"), f"tunes is {self.tunes!r}; known are all and attention")
         require(self.templates in ("auto", "none"), f"templates is {self.templates!r}; known are auto and none")
         require(0 <= self.degree <= 1, f"degree is {self.degree}; it must lie in [0, 1], the share of the tuned model")
         require(self.t0 is None or 0 < self.t0 <= 1, f"t0 is {self.t0}; it must lie in (0, 1]")
         for name in ("n_inv", "n_test", "n_train"):
             require(getattr(self, name) >= 2, f"{name} is {getattr(self, name)}; it must be at least 2, t0 and 0")
-        for name in ("repeats", "epochs", "n_images", "image_steps", "batch_size"):
+        for name in ("repeats", "epochs", "n_images", "image_steps", "batch_size", "views"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
         require(self.translations >= 0, f"translations is {self.translations}; it must be at least 0")
         again = self.repeats == 1 or self.start == "noise"
@@ -246,9 +251,12 @@ class DiffusionCLIP:
             l1_weight=self.l1_weight,
             id_weight=self.id_weight,
             identity=identity,
+            views=self.views,
         )
         tuned, pairs = copy_of(model, shares=False), self._pairs(copy_of(model, shares=True), clip)
-        network = cast(nn.Module, tuned.network).requires_grad_(True)
+        network = cast(nn.Module, tuned.network)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(self.tunes == "all" or _CROSS in name)
         kind = QuickTuning if self.variant == "quick" else EfficientTuning
         path = self.path(model.schedule, self.n_train)
         descend = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing)

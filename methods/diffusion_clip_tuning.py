@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
+from steerdiff.guidance.augment import ExtendingAugmentations
 from steerdiff.guidance.directional import directional_cosine, directional_loss
 from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.models.clip import Clip
@@ -19,6 +20,7 @@ from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, integrat
 from steerdiff.train.data import ImageFolder, Labels
 from steerdiff.train.finetune import recomputed
 from steerdiff.train.losses import Batch
+from steerdiff.train.randomness import SampleRandom, mix
 from steerdiff.train.scene_text import WORDS
 from steerdiff.train.templates import source_captions
 
@@ -36,6 +38,7 @@ __all__ = [
     "inverted",
 ]
 
+_TILT = 0.3  # how far a corner of a view comes in: objects must stay what they are
 _BATCH = 32  # images that are drawn, inverted or looked at together; it does not change them
 
 #: ``identity(edited, source) -> [B]``: how little two images [B, 3, H, W] in [-1, 1] show one person; 0 if they do.
@@ -156,22 +159,28 @@ class EditLoss:
     l1_weight: float = 1.0  #: of the mean absolute difference from the input
     id_weight: float = 0.0  #: of the identity
     identity: Identity | None = None  #: compares faces
+    views: int = (
+        1  #: of each image and its source that CLIP compares: the whole, and so many - 1 turned and tilted alike
+    )
 
-    def __call__(self, edited: Tensor, source: Tensor, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, edited: Tensor, source: Tensor, features: Tensor, random: SampleRandom | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of each image [B] and means to report.
 
         Args:
             edited: [B, 3, H, W], about in [-1, 1]; gradients flow.
             source: The inputs [B, 3, H, W].
             features: CLIP's vectors of the inputs [B, D].
+            random: Random numbers of the samples, for views beyond the first.
         """
-        vectors = self.clip.image_features(edited.float())
-        aligned = directional_loss(vectors, features, self.direction)
+        vectors, before = self._seen(edited.float(), source.float(), features, random)
+        aligned = directional_loss(vectors, before, self.direction).reshape(len(edited), -1).mean(1)
         l1 = (edited - source).abs().flatten(1).mean(1)
         loss = self.clip_weight * aligned + self.l1_weight * l1
         metrics = {
             "clip": aligned.mean().detach(),
-            "cosine": directional_cosine(vectors.detach(), features, self.direction).mean(),
+            "cosine": directional_cosine(vectors.detach(), before, self.direction).mean(),
             "l1": l1.mean().detach(),
         }
         if self.identity is not None and self.id_weight:
@@ -179,6 +188,19 @@ class EditLoss:
             loss = loss + self.id_weight * kept
             metrics["identity"] = kept.mean().detach()
         return loss, metrics
+
+    def _seen(
+        self, edited: Tensor, source: Tensor, features: Tensor, random: SampleRandom | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return CLIP's vectors of all views of the edited images and of the sources, each [B * views, D]."""
+        if self.views == 1 or random is None:
+            return self.clip.image_features(edited), features
+        make = ExtendingAugmentations(views=self.views, distortion=_TILT)
+        seeds = [int(bits) >> 1 for bits in mix(random.seed, "views", random.indices)]
+        numbers = make.draw(make.stream(Noise(seeds, [len(seeds), 1])), len(edited))
+        with torch.no_grad():
+            before = self.clip.image_features(make.transformed(source, numbers).flatten(0, 1))
+        return self.clip.image_features(make.transformed(edited, numbers).flatten(0, 1)), before
 
 
 @dataclass(eq=False)
@@ -203,7 +225,7 @@ class QuickTuning:
         for record in trajectory(denoise, DDIM(), self.path, x):
             x = record.step.x
         features = self.pairs.features[places].to(x.device)
-        loss, metrics = self.loss(images_of(self.model, x), batch.images, features)
+        loss, metrics = self.loss(images_of(self.model, x), batch.images, features, batch.random)
         return loss.mean(), metrics
 
 
@@ -243,9 +265,8 @@ class EfficientTuning:
         step = DDIM().step(denoise, x.detach(), move, None, Noise(0, like=x))
         self.x = step.x.detach()
         predicted = cast(Tensor, step.prediction and step.prediction.x0)
-        loss, metrics = self.loss(
-            images_of(self.model, predicted), batch.images, self.pairs.features[places].to(x.device)
-        )
+        features = self.pairs.features[places].to(x.device)
+        loss, metrics = self.loss(images_of(self.model, predicted), batch.images, features, batch.random)
         return loss.mean(), metrics
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -210,6 +210,28 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch() -> None:
         torch.testing.assert_close(together[k : k + 1], alone)
 
 
+def test_views_are_alike_for_image_and_source_and_each_image_has_its_own() -> None:
+    loss, plain = edit_loss(views=4), edit_loss()
+    edited, source = pictures(2, 8, seed=1), pictures(2, 8, seed=2)
+    features = tiny_clip().image_features(source)
+    random = SampleRandom(3, [7, 8])
+    together, _ = loss(edited, source, features, random)
+    assert not torch.allclose(together, plain(edited, source, features)[0])
+    torch.testing.assert_close(loss(edited, source, features)[0], plain(edited, source, features)[0])
+    for k in range(2):
+        one = slice(k, k + 1)
+        alone, _ = loss(edited[one], source[one], features[one], SampleRandom(3, [7 + k]))
+        torch.testing.assert_close(together[one], alone)
+    same, _ = loss(source, source, features, random)  # nothing moved in any view: cosine 0
+    torch.testing.assert_close(same, torch.full((2,), 3 * math.log(2)), rtol=0, atol=0.2)
+
+
+def test_only_what_looks_at_the_prompt_is_tuned_where_that_is_asked_for(tmp_path: FilePath) -> None:
+    model = tiny_text_model()
+    delta = tuned(model, tmp_path, tunes="attention", uses_prompt=True)
+    assert delta.forms and all(".attn2." in name for name in delta.forms)
+
+
 def test_an_identity_is_asked_for_where_it_has_a_weight(tmp_path: FilePath) -> None:
     model, seen = tiny_text_model(), list[int]()
 
@@ -445,6 +467,8 @@ def test_a_formula_has_no_weights_to_tune() -> None:
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"start": "half"}, "start is 'half'; known are invert, noise"),
         ({"variant": "slow"}, "variant is 'slow'; known are quick, efficient"),
+        ({"tunes": "some"}, "tunes is 'some'; known are all and attention"),
+        ({"views": 0}, "views is 0; it must be at least 1"),
         ({"templates": "all"}, "templates is 'all'; known are auto and none"),
         ({"repeats": 2}, "repeats is 2, but an inverted image gives the same each time; use start noise"),
         ({"translations": -1}, "translations is -1; it must be at least 0"),
