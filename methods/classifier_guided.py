@@ -30,8 +30,8 @@ class ClassifierGuided:
 
     Source: Dhariwal & Nichol 2021, Algorithms 1 and 2. ``at="mean"`` is their derivation (section 4.1), which asks the
     classifier at the mean of the step; the algorithm and the official code ask at ``x_t``, as ``at="state"`` does. From
-    pure noise, where a cosine schedule ends, that mean is an image without noise, which the classifier has never seen at
-    this time: let such a path start lower (``steps="ddim50"``).
+    pure noise, where a cosine schedule ends, that mean is an image without noise, and the classifier has never seen one
+    at this time: let such a path start lower (``steps="ddim50"``).
     """
 
     scale: float = 1.0  #: strength, an exponent of p(y | x); 0 is plain sampling
