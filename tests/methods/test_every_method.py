@@ -16,6 +16,7 @@ from torch import Tensor
 from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.methods import ILVR, METHODS, SDG, ClassifierGuided, DDIMInversion, DiffusionCLIP, RePaint, SDEdit
+from steerdiff.methods.asyrp import Asyrp
 from steerdiff.methods.blended_diffusion import BlendedDiffusion
 from steerdiff.samplers import DDIM, DDPM, DPMSolver2M, Interrupted, NoiseSchedule
 
@@ -35,6 +36,21 @@ SMALL: dict[str, Any] = {
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
     "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
+    "asyrp": Asyrp(
+        source_text="cat",
+        target_text="dog",
+        n_inv=8,
+        n_test=8,
+        n_train=8,
+        n_images=3,
+        epochs=1,
+        image_steps=2,
+        t_edit=40.0,
+        t_boost=30.0,
+        gain=3.0,
+        uses_prompt=True,
+        curve_steps=20,
+    ),
     "diffusionclip": DiffusionCLIP(
         source_text="cat",
         target_text="dog",
@@ -51,6 +67,49 @@ SMALL: dict[str, Any] = {
 }
 #: Another value for every field.
 FLIPS: dict[str, dict[str, Any]] = {
+    "asyrp": {
+        "source_text": "red",
+        "target_text": "red",
+        "delta": Made(lambda files: files.delta(0)),
+        "more": Among(Made(lambda files: (files.delta(1),)), {"delta": Made(lambda files: files.delta(0))}),
+        "degree": 2.0,
+        "degrees": Among(
+            (3.0,), {"delta": Made(lambda files: files.delta(0)), "more": Made(lambda files: (files.delta(1),))}
+        ),
+        "n_inv": 7,
+        "n_test": 7,
+        "t_begin": 60.0,
+        "t_edit": 20.0,
+        "t_boost": 0.0,
+        "symmetric": True,
+        "uses_prompt": False,
+        "clip_x0": "clip",
+        "clip": "another-clip",
+        "templates": "none",
+        "cosine": "templates",
+        "form": "direct",
+        "ignores_time": True,
+        "gain": 1.0,
+        "clip_weight": 3.0,
+        "l1_weight": 30.0,
+        "source": "image",
+        "n_train": 7,
+        "optimizer": "adamw",
+        "learning_rate": 0.1,
+        "rate_gamma": Among(1.0, {"epochs": 2, "rate_every": 1}),
+        "rate_every": Among(1, {"epochs": 2}),
+        "epochs": 2,
+        "images": Made(lambda files: files.images()),
+        "n_images": 2,
+        "image_steps": 3,
+        "batch_size": 2,
+        "tune_seed": 1,
+        "distance": Among("lpips-by-a-name-that-is-very-much-longer-than-the-name-of-the-other", {"t_edit": None}),
+        "threshold_edit": Among(3.3, {"t_edit": None}),
+        "threshold_boost": Among(0.4, {"t_boost": None}),
+        "curve_images": Among(1, {"t_edit": None}),
+        "curve_steps": Among(9, {"t_edit": None}),
+    },
     "blended": {
         "clip": "another-clip",
         "clip_scale": 10.0,
@@ -94,6 +153,8 @@ FLIPS: dict[str, dict[str, Any]] = {
         "n_train": 2,
         "variant": "efficient",
         "clip": "another-clip",
+        "tunes": "attention",
+        "views": 3,
         "templates": "none",
         "clip_weight": 1.0,
         "l1_weight": 30.0,
@@ -181,9 +242,9 @@ BY_CLIP = ("sdg", "blended")
 #: Methods whose result does not depend on the seed.
 DETERMINISTIC = ("invert", "diffusionclip")
 #: Methods that tune a network with weights first, and the settings with which they leave that out.
-UNTUNED: dict[str, dict[str, Any]] = {"diffusionclip": {"degree": 0.0}}
+UNTUNED: dict[str, dict[str, Any]] = {"diffusionclip": {"degree": 0.0}, "asyrp": {"degree": 0.0}}
 #: Where the number of steps stands, if not in ``steps``.
-STEPS = {"diffusionclip": "n_test"}
+STEPS = {"diffusionclip": "n_test", "asyrp": "n_test"}
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 TOLD = pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_CLIP)))
 
@@ -197,14 +258,20 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
         if hasattr(sys.modules[module], "load_cached") and name != "classifier":
             monkeypatch.setattr(f"{module}.load_cached", load_tiny)
         if hasattr(sys.modules[module], "perceptual"):
-            monkeypatch.setattr(f"{module}.perceptual", tiny_distance)
+            monkeypatch.setattr(f"{module}.perceptual", lambda source, *_: TinyDistance(source))
         if hasattr(sys.modules[module], "templates_for"):
             monkeypatch.setattr(f"{module}.templates_for", lambda *_: ("a {}", "a red {}"))
 
 
-def tiny_distance(source: str, *_: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class TinyDistance:
     """A distance of images in the place of a perceptual one, another for each name."""
-    return lambda a, b: len(source) * (a - b).flatten(1).sum(1).square()
+
+    name: str
+    weights_hash = None
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return len(self.name) * ((a - b).flatten(1).sum(1).square() / 192 + (a - b).square().flatten(1).mean(1))
 
 
 def untuned(name: str) -> Any:
