@@ -44,7 +44,7 @@ _ILVR = ("--steps", "50", "--downsample", "8", "--range-t", "10")
 _SDEDIT = ("--steps", "50", "--repeats", "1", "--t0", "0.7", "--clip", "clip")
 _REPAINT = ("--preset", "quick")
 _INVERT = ("--steps", "50", "--spacing", "trailing")
-_CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8")
+_CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8", "--scale", "4", "--guidance", "1")
 _SDG = ("--preset", "emoji64")
 _BLENDED = ("--preset", "emoji64")
 
@@ -74,20 +74,8 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         ),
     ),
     "classifier": (
-        Example(
-            kind="object",
-            number=8,
-            flags=(*_CLASSIFIER, "--y", "panda"),
-            target_flag=None,
-            note="pulled towards a class",
-        ),
-        Example(
-            kind="object",
-            number=11,
-            flags=(*_CLASSIFIER, "--y", "cat"),
-            target_flag=None,
-            note="pulled towards a class",
-        ),
+        Example(kind="object", number=8, flags=(*_CLASSIFIER, "--y", "panda"), note="pulled towards a class too"),
+        Example(kind="object", number=11, flags=(*_CLASSIFIER, "--y", "cat"), note="pulled towards a class too"),
     ),
     "sdg": (
         Example(kind="style", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
