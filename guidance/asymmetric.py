@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ class Asymmetric:
 
     With DDIM the step is ``sqrt(a_s) P_t(eps(h + dh)) + sqrt(1 - a_s - sigma^2) D_t(eps(h))``. Shifting both would
     cancel to first order; ``symmetric=True`` does it, for comparison. The network goes down once and up twice, in one
-    call. Below ``t_edit`` (and above ``t_begin``) the plain denoiser answers, bit for bit. Gradients flow to the shift.
+    call. Below ``t_edit`` the plain denoiser answers, bit for bit. Gradients flow to the shift.
 
     Make one with `asymmetric`. Source: Kwon et al. 2023, eq. 5 and theorem 1.
     """
@@ -32,12 +31,11 @@ class Asymmetric:
     plain: Denoiser  #: the model's own denoiser
     forked: NetworkDenoiser  #: the same, over a network whose output has the plain channels, then the shifted ones
     t_edit: float = 0.0  #: the shift acts at times from here on
-    t_begin: float = math.inf  #: and not above this one; published is no limit
     symmetric: bool = False  #: also take ``eps`` from the shifted bottleneck
 
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Predict from ``x`` [B, C, H, W] at ``level``."""
-        if not self.t_edit <= level.t <= self.t_begin:
+        if level.t < self.t_edit:
             return self.plain(x, level)
         original, edited = self.both(x, level)
         return edited if self.symmetric else replace(original, x0=edited.x0)
@@ -73,7 +71,7 @@ def asymmetric(
         negative: The other branch of classifier-free guidance, in which the bottleneck is shifted alike.
         guidance: Its strength; 1 is none, None the model's own.
         clip: Of both x0 predictions.
-        fields: ``t_edit``, ``t_begin`` and ``symmetric`` of `Asymmetric`.
+        fields: ``t_edit`` and ``symmetric`` of `Asymmetric`.
 
     Raises:
         UserError: A prompt that the model cannot take.

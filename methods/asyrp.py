@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -19,44 +19,31 @@ from steerdiff.guidance.loading import load_cached
 from steerdiff.guidance.perceptual import perceptual
 from steerdiff.guidance.phases import PhaseCurves
 from steerdiff.guidance.prompts import Prompt
+from steerdiff.guidance.settings import Spacing
 from steerdiff.models.clip import Clip
 from steerdiff.models.delta import Delta, check_base, load_delta, make_delta
 from steerdiff.models.delta_h import DeltaHForm, MixedDeltaH, build_delta_h, delta_h_config
-from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Move, Noise, Path, Seeds, Step, integrate
+from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, Seeds, SigmaSpacing, integrate
 from steerdiff.train.finetune import FinetuneConfig, finetune
 from steerdiff.train.templates import templates_for
 
-from .asyrp_tuning import AsyrpTuning, SourceImage, cached_curves, shift_config, shift_of
+from .asyrp_tuning import AsyrpTuning, SourceImage, cached_curves, delta_file, shift_config, shift_of
+from .boosted_ddim import BoostedDDIM
 from .diffusion_clip_tuning import EditLoss, LatentPairs, drawn_images, folder_images, inverted
 from .finetuned import cached_delta, copy_of, digest
 from .finetuned import identity as identity_of
 
-__all__ = ["PRESETS", "Asyrp", "BoostedDDIM"]
+__all__ = ["PRESETS", "Asyrp"]
 
 _METHOD = "asyrp"
 _REVISION = 1  # of what tuning computes: a new one makes the cached deltas anew
 #: Fields that decide what tuning computes; its CLIP, its images and its curves count by their contents.
 _TUNING = (
-    *("source_text", "target_text", "n_inv", "n_train", "templates", "cosine", "clip_x0", "symmetric", "source"),
-    *("form", "ignores_time", "gain", "clip_weight", "l1_weight", "optimizer", "learning_rate", "rate_gamma"),
-    *("rate_every", "epochs", "batch_size", "tune_seed", "t_begin", "distance", "threshold_edit", "threshold_boost"),
-    *("curve_images", "curve_steps"),
+    *("source_text", "target_text", "n_inv", "n_train", "spacing", "t_begin", "templates", "cosine", "clip_x0"),
+    *("symmetric", "source", "form", "ignores_time", "gain", "clip_weight", "l1_weight", "optimizer"),
+    *("learning_rate", "rate_gamma", "rate_every", "epochs", "batch_size", "tune_seed"),
+    *("distance", "threshold_edit", "threshold_boost", "curve_images", "curve_steps"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoostedDDIM:
-    """DDIM that is deterministic down to ``t_boost`` and stochastic (eta = 1) below: quality boosting.
-
-    Source: Kwon et al. 2023, section 3.5.
-    """
-
-    t_boost: float = 0.0  #: steps from times below it add noise; 0 is plain DDIM
-    order: ClassVar[int] = 1
-
-    def step(self, denoise: Denoiser, x: Tensor, move: Move, state: None, noise: Noise) -> Step:
-        """Carry ``x`` [B, C, H, W] along one move."""
-        return DDIM(eta=1.0 if move.here.t < self.t_boost else 0.0).step(denoise, x, move, state, noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +63,15 @@ class Asyrp:
 
     source_text: str = ""  #: what images show before the edit, such as "flat" or "face"
     target_text: str = ""  #: what they shall show, such as "3d" or "smiling face"
-    delta: FilePath | None = None  #: file that ``steerdiff finetune`` wrote; None tunes now, or takes it from the cache
+    #: file that ``steerdiff finetune`` wrote, or a shipped one's name; None tunes now, or takes it from the cache
+    delta: FilePath | None = None
     more: tuple[FilePath, ...] = ()  #: further deltas: several attributes at once
     degree: float = 1.0  #: k, how far the edit goes; above 1 is more, below 0 turns it round, 0 changes nothing
     degrees: tuple[float, ...] = ()  #: k of each of ``more``; none given: 1 for all
     n_inv: int = 40  #: levels of the way up
     n_test: int = 1000  #: moves of the way down; 40 to 50 are quick
-    t_begin: float | None = None  #: the edit begins at this time; None is the delta's own, as published the top
+    spacing: Spacing | None = None  #: how levels are spread; None is the delta's own, in tuning "respaced": evenly
+    t_begin: float | None = None  #: images are inverted to this time; None is the delta's own, as published the top
     t_edit: float | None = None  #: the edit ends below this time; None is the delta's own, by the rule below
     t_boost: float | None = None  #: fresh noise from below this time; None is the delta's own; 0 is none
     symmetric: bool = False  #: shift the direction too, in tuning and in editing, which cancels: for comparison
@@ -169,9 +158,11 @@ class Asyrp:
         x = model.encode(image)
         noise = Noise(seed, like=x)
         condition = model.condition(prompt).expand(len(x))
-        up, down = self.path(model, self.n_inv).inverted(), self.path(model, self.n_test)
+        for n in (self.n_inv, self.n_test):
+            self.path(model, n)  # for its errors, before anything is tuned
         deltas = self.deltas(model, progress)
         settled = self.settled(deltas)
+        up, down = settled.path(model, self.n_inv).inverted(), settled.path(model, self.n_test)
         told = condition if settled.uses_prompt or condition.y is not None else None
         original = model.denoiser(told, scale=1.0, clip=self.clip_x0)
 
@@ -182,8 +173,14 @@ class Asyrp:
         return model.decode(x)
 
     def path(self, model: Model, n: int) -> Path:
-        """Return the way down in ``n`` moves: times evenly from T - 1 to 0, then the clean image."""
-        return Path.respaced(model.schedule, n)
+        """Return the way down from ``t_begin``: ``n`` moves, of spacings in t those of ``n`` that begin below it."""
+        spacing = self.spacing or "respaced"
+        if self.t_begin is None or spacing not in get_args(SigmaSpacing):
+            moves = [move for move in model.path(n, spacing) if self.t_begin is None or move.here.t <= self.t_begin]
+            require(len(moves) > 1, f"of {n} levels fewer than 2 are below t_begin = {self.t_begin}; use more")
+            return Path.from_moves(moves, T=model.schedule.T)
+        top = model.schedule.level(self.t_begin)
+        return Path.sigmas(model.schedule, n, cast(SigmaSpacing, spacing), sigma_max=top.sigma)
 
     def deltas(self, model: Model, progress: str | None = None) -> tuple[Delta, ...]:
         """Return the deltas of the given files; without one, that of this edit, tuned now if it is not in the cache.
@@ -192,7 +189,7 @@ class Asyrp:
             UserError: A file is no delta of this method and this model, or tuning is not possible.
         """
         if self.delta is not None:
-            found = tuple(load_delta(file) for file in (self.delta, *self.more))
+            found = tuple(load_delta(delta_file(file)) for file in (self.delta, *self.more))
             for file, one in zip((self.delta, *self.more), found, strict=True):
                 require(one.method == _METHOD, f"{file} was tuned by {one.method}; give a delta of {_METHOD}")
                 check_base(one, identity_of(model))
@@ -215,7 +212,7 @@ class Asyrp:
         The phases are those of the attribute whose two texts are most alike: the shortest edit.
         """
         leads = max((delta.settings for delta in deltas), key=lambda known: float(known["cosine"]), default={})
-        names = [name for name in ("t_begin", "t_edit", "t_boost") if getattr(self, name) is None]
+        names = [name for name in ("spacing", "t_begin", "t_edit", "t_boost") if getattr(self, name) is None]
         phases: dict[str, Any] = {name: leads.get(name) for name in names}
         uses = bool(leads.get("uses_prompt", False)) if self.uses_prompt is None else self.uses_prompt
         return replace(self, uses_prompt=uses, **phases)
@@ -278,10 +275,8 @@ class Asyrp:
         clip: Clip = load_cached(self.clip, "clip", device=model.device)
         direction, quiet = self.direction(clip), copy_of(model, shares=True)
         facts = self._facts(model, clip)
-        moves = [move for move in self.path(model, self.n_train) if facts["t_edit"] <= move.here.t <= self._top]
-        require(
-            moves != [], f"no move of tuning lies between t_edit = {facts['t_edit']:g} and t_begin; use more n_train"
-        )
+        moves = [move for move in self.path(model, self.n_train) if move.here.t >= facts["t_edit"]]
+        require(moves != [], f"no move of tuning begins above t_edit = {facts['t_edit']:g}; lower it")
         path = Path.from_moves(moves, T=model.schedule.T)
         pairs = self._pairs(quiet, clip, len(path))
         config = shift_config(quiet, path, self.form, ignores_time=self.ignores_time, gain=self.gain)
@@ -297,10 +292,6 @@ class Asyrp:
             raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
         return make_delta({}, delta_h.state_dict(), base=identity_of(model), method=_METHOD, settings=settings)
 
-    @property
-    def _top(self) -> float:
-        return math.inf if self.t_begin is None else self.t_begin
-
     def _edited(self, model: Model, deltas: Sequence[Delta], original: Denoiser, told: Any) -> Denoiser:
         """Return the asymmetric denoiser of all shifts with their weights, or the original one if these are 0.
 
@@ -312,7 +303,7 @@ class Asyrp:
         if not any(weights):
             return original
         shift = MixedDeltaH([shift_of(model, delta) for delta in deltas], weights)
-        fields: dict[str, Any] = {"t_edit": self.t_edit or 0.0, "t_begin": self._top, "symmetric": self.symmetric}
+        fields: dict[str, Any] = {"t_edit": self.t_edit or 0.0, "symmetric": self.symmetric}
         return asymmetric(model, shift, prompt=told, clip=self.clip_x0, **fields)
 
     def _facts(self, model: Model, clip: Clip) -> dict[str, float]:

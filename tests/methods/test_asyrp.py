@@ -14,8 +14,9 @@ from torch import Tensor
 from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.guidance.phases import PhaseCurves, phase_curves
-from steerdiff.methods.asyrp import Asyrp, BoostedDDIM
+from steerdiff.methods.asyrp import Asyrp
 from steerdiff.methods.asyrp_tuning import AsyrpTuning
+from steerdiff.methods.boosted_ddim import BoostedDDIM
 from steerdiff.methods.finetuned import digest, identity
 from steerdiff.models.delta import Delta, load_delta, make_delta, save_delta
 from steerdiff.models.delta_h import DeltaHConfig, build_delta_h, delta_h_config
@@ -62,7 +63,7 @@ def untrained(model: Model, seed: int = 0, zero: bool = False, **settings: Any) 
     """A delta whose shift is as it was at its start."""
     config = delta_h_config(model.network, gain=3.0)
     shift = build_delta_h(config, seed=seed, zero=zero)
-    facts = {"cosine": 0.9, "t_begin": None, "t_edit": 40.0, "t_boost": 0.0, "n_train": 8, "uses_prompt": False}
+    facts = {"cosine": 0.9, "t_edit": 40.0, "t_boost": 0.0, "n_train": 8, "uses_prompt": False}
     known = {**facts, **settings, "delta_h": config.to_dict()}
     return make_delta({}, shift.state_dict(), base=identity(model), method="asyrp", settings=known)
 
@@ -103,13 +104,26 @@ def test_no_shift_is_inversion_and_ddim_bit_for_bit_with_fresh_noise_in_the_tail
     assert torch.equal(expected, round_trip(model, IMAGE)) == (t_boost == 0)
 
 
-def test_the_edit_ends_at_t_edit_and_begins_at_t_begin(tmp_path: FilePath) -> None:
+def test_the_edit_ends_at_t_edit(tmp_path: FilePath) -> None:
     model = tiny_text_model()
     delta, plain = stored(tmp_path, untrained(model)), round_trip(model, IMAGE)
     assert torch.equal(edited(delta, t_edit=100.0), plain)
-    assert torch.equal(edited(delta, t_edit=20.0, t_begin=10.0), plain)
-    whole, late = edited(delta, t_edit=0.0), edited(delta, t_edit=0.0, t_begin=50.0)
-    assert not torch.equal(whole, plain) and not torch.equal(late, plain) and not torch.equal(whole, late)
+    early, late = edited(delta, t_edit=80.0), edited(delta, t_edit=0.0)
+    assert not torch.equal(early, plain) and not torch.equal(late, plain) and not torch.equal(early, late)
+
+
+def test_the_way_begins_at_t_begin_in_any_spacing(tmp_path: FilePath) -> None:
+    model = tiny_text_model()
+    even = dataclasses.replace(SMALL, t_begin=50.0).path(model, 11)
+    assert [move.here.t for move in even] == [50, 40, 30, 20, 10, 0]
+    karras = dataclasses.replace(SMALL, t_begin=50.0, spacing="karras").path(model, 11)
+    assert len(karras) == 11 and karras.start.t == pytest.approx(50, abs=1e-3) and karras.end.clean
+    assert dataclasses.replace(SMALL, spacing="karras").path(model, 11).start.t == 99
+    with pytest.raises(UserError, match="of 8 levels fewer than 2 are below t_begin = 3.0; use more"):
+        dataclasses.replace(SMALL, t_begin=3.0)(model, IMAGE)
+    delta = untrained(model, spacing="karras", t_begin=60.0)
+    settled = SMALL.settled([delta])
+    assert settled.spacing == "karras" and settled.t_begin == 60
 
 
 def test_the_shift_is_scaled_so_that_more_moves_edit_as_far(tmp_path: FilePath) -> None:
@@ -358,7 +372,7 @@ def test_boosting_is_ddim_with_eta_one_below_its_time() -> None:
         (lambda: Asyrp(n_test=8, n_inv=8)(tiny_text_model(), IMAGE), "source_text is empty; say what the image shows"),
         (
             lambda: dataclasses.replace(SMALL, t_edit=99.5)(tiny_text_model(), IMAGE),
-            "no move of tuning lies between t_edit = 99.5 and t_begin",
+            "no move of tuning begins above t_edit = 99.5; lower it",
         ),
     ],
 )

@@ -78,6 +78,7 @@ FLIPS: dict[str, dict[str, Any]] = {
         ),
         "n_inv": 7,
         "n_test": 7,
+        "spacing": "karras",
         "t_begin": 60.0,
         "t_edit": 20.0,
         "t_boost": 0.0,
