@@ -40,7 +40,7 @@ _REVISION = 1  # of what tuning computes: a new one makes the cached deltas anew
 #: Fields that decide what tuning computes; its CLIP, its images and its curves count by their contents.
 _TUNING = (
     *("source_text", "target_text", "n_inv", "n_train", "spacing", "t_begin", "templates", "cosine", "clip_x0"),
-    *("symmetric", "source", "form", "ignores_time", "gain", "clip_weight", "l1_weight", "optimizer"),
+    *("symmetric", "source", "views", "form", "ignores_time", "gain", "clip_weight", "l1_weight", "optimizer"),
     *("learning_rate", "rate_gamma", "rate_every", "epochs", "batch_size", "tune_seed"),
     *("distance", "threshold_edit", "threshold_boost", "curve_images", "curve_steps"),
 )
@@ -89,6 +89,7 @@ class Asyrp:
     gain: float = 1.0  #: factor on the shift's network, about the size of a bottleneck's numbers; published is 1
     clip_weight: float = 1.0  #: of the directional loss
     l1_weight: float = 3.0  #: of the mean absolute difference from the original P_t, times the texts' cosine
+    views: int = 1  #: of each image that CLIP compares, the whole one first; published 1, more resist patterns
     source: SourceImage = "predicted"  #: what directions are measured from: P_t of the original, or the image
     n_train: int = 40  #: moves of the way down in tuning; the shift is scaled by n_train / n_test
     optimizer: Literal["sgd", "adamw"] = "sgd"  #: published is plain gradient descent; adamw is Adam, without decay
@@ -119,8 +120,10 @@ class Asyrp:
             require(value in known, f"{name} is {value!r}; known are {', '.join(known)}")
         for name in ("n_inv", "n_test", "n_train", "curve_steps"):
             require(getattr(self, name) >= 2, f"{name} is {getattr(self, name)}; it must be at least 2")
-        for name in ("epochs", "n_images", "image_steps", "batch_size", "rate_every", "curve_images"):
+        for name in ("epochs", "n_images", "image_steps", "batch_size", "rate_every", "views", "curve_images"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+        seen = self.views == 1 or self.source == "predicted"
+        require(seen, f"views is {self.views}; views of P_t are compared with views of P_t: leave source at predicted")
         require(math.isfinite(self.degree), f"degree is {self.degree}; it must be a finite number")
         require(self.delta is not None or not self.more, "more deltas are given but no first one; give delta too")
         fits = len(self.degrees) in (0, len(self.more))
@@ -281,8 +284,13 @@ class Asyrp:
         pairs = self._pairs(quiet, clip, len(path))
         config = shift_config(quiet, path, self.form, ignores_time=self.ignores_time, gain=self.gain)
         delta_h = build_delta_h(config, seed=self.tune_seed).to(model.device)
-        l1_weight = self.l1_weight * facts["cosine"]
-        loss = EditLoss(clip=clip, direction=direction, clip_weight=self.clip_weight, l1_weight=l1_weight)
+        loss = EditLoss(
+            clip=clip,
+            direction=direction,
+            clip_weight=self.clip_weight,
+            l1_weight=self.l1_weight * facts["cosine"],
+            views=self.views,
+        )
         descend = AsyrpTuning(quiet, delta_h, path, pairs, loss, self.source, self.clip_x0, self.symmetric)
         settings = {**self._settings(clip, pairs.images), **facts, "delta_h": config.to_dict()}
         run = self._run(folder, pairs, {**settings, "base": identity_of(model)})

@@ -76,7 +76,7 @@ class AsyrpTuning:
             features = self.loss.clip.image_features(seen)
         else:
             features = self.pairs.features[places].to(seen.device)
-        loss, metrics = self.loss(images_of(self.model, shifted.x0), seen, features)
+        loss, metrics = self.loss(images_of(self.model, shifted.x0), seen, features, batch.random)
         self.original = self._moved(self.original, before, index)
         after = shifted if self.symmetric else replace(plain, x0=shifted.x0)
         self.edited = self._moved(self.edited, after, index).detach()

@@ -361,6 +361,7 @@ def test_boosting_is_ddim_with_eta_one_below_its_time() -> None:
     ("make", "message"),
     [
         (lambda: Asyrp(source="face"), "source is 'face'; known are predicted, image"),  # type: ignore[arg-type]
+        (lambda: Asyrp(source="image", views=2), "views is 2; views of P_t are compared with views of P_t"),
         (lambda: Asyrp(n_test=1), "n_test is 1; it must be at least 2"),
         (lambda: Asyrp(degree=float("nan")), "degree is nan; it must be a finite number"),
         (lambda: Asyrp(more=(FilePath("a"),)), "more deltas are given but no first one; give delta too"),

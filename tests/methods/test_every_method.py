@@ -93,6 +93,7 @@ FLIPS: dict[str, dict[str, Any]] = {
         "gain": 1.0,
         "clip_weight": 3.0,
         "l1_weight": 30.0,
+        "views": 2,
         "source": "image",
         "n_train": 7,
         "optimizer": "adamw",
