@@ -152,7 +152,7 @@ def test_a_classifier_guides_any_model_towards_a_label(tmp_path: Path, models: d
     torch.testing.assert_close(pulled[1:], one, rtol=0, atol=1e-3)
     with pytest.raises(UserError, match="the classifier sees images of 32 x 32 pixels; sd1 draws latents"):
         models["sd1"].sample(steps=3, y=7, classifier=classifier)
-    with pytest.raises(UserError, match="a classifier pulls towards a label; give y"):
+    with pytest.raises(UserError, match="a classifier pulls towards a class; give y"):
         adm.sample(steps=3, classifier=classifier)
 
 
