@@ -25,6 +25,7 @@ from steerdiff.train.templates import templates_for
 from .diffusion_clip_tuning import (
     EditLoss,
     EfficientTuning,
+    Finish,
     Identity,
     LatentPairs,
     QuickTuning,
@@ -38,13 +39,14 @@ from .finetuned import identity as identity_of
 __all__ = ["PRESETS", "DiffusionCLIP"]
 
 _METHOD = "diffusionclip"
-_CROSS = ".attn2."  # in the names of the weights of cross-attention
+_READING = (".attn2.to_k.", ".attn2.to_v.")  # in the names of the weights that look at the prompt
 _REVISION = 1  # of what tuning computes: a new one makes the cached deltas anew
-_T0 = 0.5  # published for the README's edit
+#: Fields that may be left open, with what was published for the README's edit.
+_LEFT_OPEN: dict[str, Any] = {"t0": 0.5, "until": 0.0, "uses_prompt": False}
 #: Fields that decide what tuning computes; its CLIP and its images count by their contents.
 _TUNING = (
     *("source_text", "target_text", "t0", "n_inv", "n_train", "variant", "templates", "clip_x0", "uses_prompt"),
-    *("tunes", "views"),
+    *("until", "tunes", "views"),
     *("clip_weight", "l1_weight", "id_weight", "learning_rate", "rate_gamma", "epochs", "batch_size"),
 )
 
@@ -73,6 +75,9 @@ class DiffusionCLIP:
     t0: float | None = None  #: how far up, in (0, 1]: 0.2 for texture to 0.6 for shape; None: the delta's, else 0.5
     n_inv: int = 40  #: levels of the way up
     n_test: int = 40  #: moves of the way down
+    until: float | None = (
+        None  #: share of the times below which the original finishes; None: the delta's, else 0, never
+    )
     start: Literal["invert", "noise"] = "invert"  #: noise: fresh noise on the image in the place of its inversion
     repeats: int = 1  #: how often noising and sampling back are repeated, with start noise
     translations: int = 0  #: noisings with which the model first makes an image of another domain one of its own
@@ -106,6 +111,8 @@ class DiffusionCLIP:
         require(self.templates in ("auto", "none"), f"templates is {self.templates!r}; known are auto and none")
         require(0 <= self.degree <= 1, f"degree is {self.degree}; it must lie in [0, 1], the share of the tuned model")
         require(self.t0 is None or 0 < self.t0 <= 1, f"t0 is {self.t0}; it must lie in (0, 1]")
+        below = self.until is None or 0 <= self.until < (1.0 if self.t0 is None else self.t0)
+        require(below, f"until is {self.until}; it must be at least 0 and below t0")
         for name in ("n_inv", "n_test", "n_train"):
             require(getattr(self, name) >= 2, f"{name} is {getattr(self, name)}; it must be at least 2, t0 and 0")
         for name in ("repeats", "epochs", "n_images", "image_steps", "batch_size", "views"):
@@ -151,7 +158,8 @@ class DiffusionCLIP:
         told = condition if settled.uses_prompt or condition.y is not None else None
         original = model.denoiser(told, scale=1.0, clip=self.clip_x0)
         tuned = tuple(with_delta(model, delta).denoiser(told, scale=1.0, clip=self.clip_x0) for delta in deltas)
-        edited = self._mixed(tuned, original, model.schedule.T)
+        finish = settled._finish(model)
+        edited = self._mixed(tuple(finish.after(one) for one in tuned), original, model.schedule.T)
 
         for _ in range(self.translations):
             few = settled.path(model.schedule, self.n_train)
@@ -166,7 +174,7 @@ class DiffusionCLIP:
 
     def path(self, schedule: NoiseSchedule, n: int) -> Path:
         """Return the way down in ``n`` moves: the times ``int(linspace(0, 1, n) * t0)``, then the clean image."""
-        t0 = _T0 if self.t0 is None else self.t0
+        t0 = _LEFT_OPEN["t0"] if self.t0 is None else self.t0
         top = min(round(t0 * schedule.T), schedule.T - 1)
         require(n <= top + 1, f"{n} levels do not fit below t0 = {t0}, which is time {top}; use fewer, or a larger t0")
         times = sorted({int(share * top) for share in np.linspace(0, 1, n)}, reverse=True)
@@ -198,11 +206,9 @@ class DiffusionCLIP:
         return (cached_delta(_METHOD, identity_of(model), settings, tune),)
 
     def settled(self, deltas: tuple[Delta, ...]) -> DiffusionCLIP:
-        """Return these settings with t0 and the use of prompts that the first delta was tuned with, if left open."""
-        known = dict(deltas[0].settings) if deltas else {}
-        t0 = known.get("t0", _T0) if self.t0 is None else self.t0
-        uses = known.get("uses_prompt", False) if self.uses_prompt is None else self.uses_prompt
-        return replace(self, t0=t0, uses_prompt=uses)
+        """Return these settings with what they leave open as the first delta was tuned, or as published."""
+        known = {**_LEFT_OPEN, **(deltas[0].settings if deltas else {})}
+        return replace(self, **{name: known[name] for name in _LEFT_OPEN if getattr(self, name) is None})
 
     def direction(self, clip: Clip) -> Tensor:
         """Return the unit vector [D] from the source text to the target text, averaged over templates."""
@@ -256,10 +262,11 @@ class DiffusionCLIP:
         tuned, pairs = copy_of(model, shares=False), self._pairs(copy_of(model, shares=True), clip)
         network = cast(nn.Module, tuned.network)
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(self.tunes == "all" or _CROSS in name)
+            parameter.requires_grad_(self.tunes == "all" or any(part in name for part in _READING))
         kind = QuickTuning if self.variant == "quick" else EfficientTuning
         path = self.path(model.schedule, self.n_train)
-        descend = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing)
+        finish = self.settled(())._finish(copy_of(model, shares=True))
+        descend = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing, finish)
         settings = self._settings(clip, pairs.images)
         config = self._config(folder, pairs, {**settings, "base": identity_of(model)}, bf16)
         with torch.inference_mode(False), torch.enable_grad():
@@ -268,6 +275,12 @@ class DiffusionCLIP:
             raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
         before = cast(nn.Module, model.network).state_dict()
         return make_delta(before, network.state_dict(), base=identity_of(model), method=_METHOD, settings=settings)
+
+    def _finish(self, model: Model) -> Finish:
+        """Return who makes the last moves."""
+        if not self.until:
+            return Finish()
+        return Finish(original=model.denoiser(clip=self.clip_x0), below=self.until * model.schedule.T)
 
     def _mixed(self, tuned: tuple[Denoiser, ...], original: Denoiser, T: int) -> Denoiser:
         """Return ``r sum_i w_i eps_i + (1 - r) eps_original`` (section 3.4)."""
@@ -306,7 +319,7 @@ class DiffusionCLIP:
     def _settings(self, clip: Clip, images: Tensor) -> dict[str, Any]:
         """Return all that decides what tuning computes, JSON-able."""
         fields = {name: getattr(self, name) for name in _TUNING}
-        known = {"t0": _T0 if self.t0 is None else self.t0, "uses_prompt": bool(self.uses_prompt)}
+        known = {name: getattr(self.settled(()), name) for name in _LEFT_OPEN}
         seen = {"clip": identity_of(clip), "images": digest(images)}
         return {**fields, **known, **seen, "n_images": len(images), "revision": _REVISION}
 

@@ -14,6 +14,7 @@ from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.augment import ExtendingAugmentations
 from steerdiff.guidance.directional import directional_cosine, directional_loss
+from steerdiff.guidance.mixed import MixedDenoiser
 from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.models.clip import Clip
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, integrate, trajectory
@@ -29,6 +30,7 @@ from .finetuned import cached_tensors, digest, identity
 __all__ = [
     "EditLoss",
     "EfficientTuning",
+    "Finish",
     "Identity",
     "LatentPairs",
     "QuickTuning",
@@ -203,6 +205,24 @@ class EditLoss:
         return self.clip.image_features(make.transformed(edited, numbers).flatten(0, 1)), before
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Finish:
+    """Who makes the last moves of an edit: the tuned model as well, or the original one below a time.
+
+    The original model, which is told no prompt there, draws what it knows: patterns that please CLIP do not survive it.
+    """
+
+    original: Denoiser | None = None  #: told no prompt
+    below: float = 0.0  #: trained time below which it takes over; 0 is never
+
+    def after(self, tuned: Denoiser) -> Denoiser:
+        """Return the denoiser of all moves, given that of the first ones."""
+        if self.original is None or not self.below:
+            return tuned
+        stages = ((0.0, (0.0, 1.0)), (self.below, (1.0, 0.0)))
+        return MixedDenoiser(denoisers=(tuned, self.original), stages=stages)
+
+
 @dataclass(eq=False)
 class QuickTuning:
     """The whole trajectory with its gradients, then one loss on its end: one update an image.
@@ -216,11 +236,13 @@ class QuickTuning:
     loss: EditLoss  #: of the last image
     clip: ClipPolicy = "none"  #: of the x0 prediction
     checkpointing: bool = False  #: compute the activations of each move again in the backward pass
+    finish: Finish = Finish()  #: who makes the last moves
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss of a batch of `LatentPairs`, and what to report."""
         places = cast(Tensor, batch.labels).cpu()
-        denoise = recomputed(self.pairs.told(self.model, places, self.clip), enabled=self.checkpointing)
+        denoise = self.finish.after(self.pairs.told(self.model, places, self.clip))
+        denoise = recomputed(denoise, enabled=self.checkpointing)
         x = self.pairs.latents[places].to(batch.images.device)
         for record in trajectory(denoise, DDIM(), self.path, x):
             x = record.step.x
@@ -246,6 +268,7 @@ class EfficientTuning:
     loss: EditLoss  #: of each predicted image
     clip: ClipPolicy = "none"  #: of the x0 prediction
     checkpointing: bool = False  #: compute the activations again in the backward pass
+    finish: Finish = Finish()  #: who makes the last moves
     x: Tensor | None = None  #: where the trajectory is, [B, C, h, w]; None before the first move
 
     def __post_init__(self) -> None:
@@ -261,7 +284,8 @@ class EfficientTuning:
         index = batch.random.indices[0] // self.pairs.batch_size % len(self.path)
         x = self.pairs.latents[places].to(batch.images.device) if index == 0 or self.x is None else self.x
         move = self.path[index]
-        denoise = recomputed(self.pairs.told(self.model, places, self.clip), enabled=self.checkpointing)
+        denoise = self.finish.after(self.pairs.told(self.model, places, self.clip))
+        denoise = recomputed(denoise, enabled=self.checkpointing)
         step = DDIM().step(denoise, x.detach(), move, None, Noise(0, like=x))
         self.x = step.x.detach()
         predicted = cast(Tensor, step.prediction and step.prediction.x0)

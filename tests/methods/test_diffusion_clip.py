@@ -232,6 +232,30 @@ def test_only_what_looks_at_the_prompt_is_tuned_where_that_is_asked_for(tmp_path
     assert delta.forms and all(".attn2." in name for name in delta.forms)
 
 
+def test_below_until_the_original_finishes_without_a_prompt_in_tuning_and_in_editing(tmp_path: FilePath) -> None:
+    model = tiny_text_model()
+    delta = tuned(model, tmp_path, until=0.3)
+    file = save_delta(tmp_path / "delta.safetensors", delta)
+    method = dataclasses.replace(SMALL, delta=file, uses_prompt=True)
+    assert method.settled((delta,)).until == 0.3
+    original, changed = model.denoiser(clip="none"), with_delta(model, delta).denoiser("a cat", clip="none")
+    mixed = method.settled((delta,))._finish(model).after(changed)
+    for t, expected in ((50, changed), (30, changed), (29, original), (0, original)):
+        level = model.schedule.level(t)
+        assert torch.equal(mixed(IMAGE, level).eps, expected(IMAGE, level).eps)
+    down = method.path(model.schedule, method.n_test)
+    up = method.path(model.schedule, method.n_inv).inverted()
+    latent = integrate(model.denoiser("a cat", clip="none"), DDIM(), up, IMAGE)
+    by_hand = integrate(mixed, DDIM(), down, latent)
+    assert torch.equal(method(model, IMAGE, prompt="a cat"), by_hand)
+    path, pairs = method.path(model.schedule, method.n_train), pairs_of(model)
+    images, labels = pairs.batch([0])
+    descend = QuickTuning(model, path, pairs, edit_loss(), finish=method.settled((delta,))._finish(model))
+    _, metrics = descend(Batch(images, labels, SampleRandom(0, [0])))
+    end = integrate(model.denoiser(clip="none"), DDIM(), path, pairs.latents[:1])
+    assert float(metrics["l1"]) == pytest.approx(float((end - images).abs().mean()), rel=1e-5)
+
+
 def test_an_identity_is_asked_for_where_it_has_a_weight(tmp_path: FilePath) -> None:
     model, seen = tiny_text_model(), list[int]()
 
@@ -463,6 +487,7 @@ def test_a_formula_has_no_weights_to_tune() -> None:
     [
         ({"degree": 1.5}, r"degree is 1.5; it must lie in \[0, 1\]"),
         ({"t0": 0.0}, r"t0 is 0.0; it must lie in \(0, 1\]"),
+        ({"until": 0.6}, "until is 0.6; it must be at least 0 and below t0"),
         ({"n_inv": 1}, "n_inv is 1; it must be at least 2"),
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
         ({"start": "half"}, "start is 'half'; known are invert, noise"),

@@ -147,6 +147,7 @@ FLIPS: dict[str, dict[str, Any]] = {
         ),
         "degree": 0.5,
         "t0": 0.3,
+        "until": 0.2,
         "n_inv": 5,
         "n_test": 5,
         "start": "noise",
