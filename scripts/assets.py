@@ -23,6 +23,10 @@ HASHES = Path("assets/hashes.json")
 
 _BASE = Path("assets/weights/emoji64.safetensors")
 _RECOGNISER = Path("assets/weights/recogniser.safetensors")
+_CLASSIFIER = Path("assets/weights/emoji64-classifier.safetensors")
+_CLIP = Path("assets/weights/emoji64-clip.safetensors")
+_NOISY_CLIP = Path("assets/weights/emoji64-noisy-clip.safetensors")
+_GUIDES = (_CLASSIFIER, _CLIP, _NOISY_CLIP)
 _ART = Path("assets/emoji/index.json")
 _RESULTS = Path("docs/results")
 _GALLERY = Path("docs/gallery.png")
@@ -30,6 +34,9 @@ _CLAIMS = Path("docs/claims.md")
 #: Of what ``evaluate edits`` writes, what is kept; the page and its pictures are not.
 _EDITS = ("edits.json", "edits.md", "edits-summary.md", "edits.png")
 _SAMPLES = ("samples.json", "samples.md")
+_NOISY = ("noisy.json", "noisy.md", "noisy.png")
+#: Ablations whose tables are kept in ``guidance``, each with the plot that is kept.
+_ABLATIONS = {"adm-scale": "tradeoff.png"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,18 @@ def _recogniser(root: Path) -> None:
 def _evaluation(root: Path) -> None:
     flags = ("--steps", 12, "--weights", root / _BASE, "--out", root / _RESULTS)
     _steerdiff("evaluate", "embedded", *flags)
+
+
+def _noisy(root: Path) -> None:
+    _steerdiff("evaluate", "noisy", "--out", root / _RESULTS)
+
+
+def _guidance(root: Path) -> None:
+    for name, plot in _ABLATIONS.items():
+        out = root / "out/ablate" / name
+        _steerdiff("ablate", "--config", name, "--jobs", 2, "--cache", root / "out/cells", "--out", out)
+        for source, suffix in (("ablation.md", "md"), ("ablation.csv", "csv"), (plot, "png")):
+            _copy(out / source, root / _RESULTS / "guidance" / f"{name}.{suffix}")
 
 
 def _samples(root: Path) -> None:
@@ -94,7 +113,13 @@ STEPS: dict[str, Stage] = {
     "evaluation": Stage(
         inputs=(_BASE, _RECOGNISER), outputs=(_RESULTS / "embedded.json", _RESULTS / "embedded.md"), make=_evaluation
     ),
-    "gallery": Stage(inputs=(_BASE,), outputs=(_GALLERY,), make=_gallery),
+    "noisy": Stage(inputs=_GUIDES, outputs=tuple(_RESULTS / name for name in _NOISY), make=_noisy),
+    "guidance": Stage(
+        inputs=(_BASE, _RECOGNISER, *_GUIDES),
+        outputs=tuple(_RESULTS / "guidance" / f"{name}.{end}" for name in _ABLATIONS for end in ("md", "csv", "png")),
+        make=_guidance,
+    ),
+    "gallery": Stage(inputs=(_BASE, *_GUIDES), outputs=(_GALLERY,), make=_gallery),
     "samples": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _SAMPLES), make=_samples),
     "edits": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _EDITS), make=_edits),
     "claims": Stage(inputs=(_BASE, _RECOGNISER), outputs=(_CLAIMS,), make=_claims),
@@ -132,7 +157,7 @@ def _ship(source: Path, target: Path) -> None:
 
     header, tensors = read_header(source), read_safetensors(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    halves = {name: tensor.to(torch.float16) for name, tensor in tensors.items()}
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     save_safetensors(target, halves, {**header, "name": target.stem})
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB, step {header.get('step')} of the run")
 
