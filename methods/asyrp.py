@@ -15,7 +15,7 @@ from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.asymmetric import asymmetric
 from steerdiff.guidance.directional import filled, text_direction
-from steerdiff.guidance.loading import load_cached
+from steerdiff.guidance.loading import load_cached, locate
 from steerdiff.guidance.perceptual import perceptual
 from steerdiff.guidance.phases import PhaseCurves
 from steerdiff.guidance.prompts import Prompt
@@ -27,7 +27,7 @@ from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, Seeds, S
 from steerdiff.train.finetune import FinetuneConfig, finetune
 from steerdiff.train.templates import templates_for
 
-from .asyrp_tuning import AsyrpTuning, SourceImage, cached_curves, delta_file, shift_config, shift_of
+from .asyrp_tuning import AsyrpTuning, SourceImage, cached_curves, shift_config, shift_of
 from .boosted_ddim import BoostedDDIM
 from .diffusion_clip_tuning import EditLoss, LatentPairs, drawn_images, folder_images, inverted
 from .finetuned import cached_delta, copy_of, digest
@@ -192,7 +192,7 @@ class Asyrp:
             UserError: A file is no delta of this method and this model, or tuning is not possible.
         """
         if self.delta is not None:
-            found = tuple(load_delta(delta_file(file)) for file in (self.delta, *self.more))
+            found = tuple(load_delta(locate(file)) for file in (self.delta, *self.more))
             for file, one in zip((self.delta, *self.more), found, strict=True):
                 require(one.method == _METHOD, f"{file} was tuned by {one.method}; give a delta of {_METHOD}")
                 check_base(one, identity_of(model))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from pathlib import Path as FilePath
 from typing import Any, Literal, cast
 
 import torch
@@ -25,7 +23,7 @@ from steerdiff.train.losses import Batch
 from .diffusion_clip_tuning import EditLoss, LatentPairs, images_of
 from .finetuned import cached_tensors, digest, identity
 
-__all__ = ["AsyrpTuning", "SourceImage", "cached_curves", "delta_file", "shift_config", "shift_of"]
+__all__ = ["AsyrpTuning", "SourceImage", "cached_curves", "shift_config", "shift_of"]
 
 #: What the direction of an edited image is measured from: P_t of the original trajectory, or the image itself.
 SourceImage = Literal["predicted", "image"]
@@ -143,20 +141,6 @@ def cached_curves(
     )["curves"].tolist()
     times, predicted, noisy = (tuple(row) for row in rows)
     return PhaseCurves(times=times, predicted=predicted, noisy=noisy, distance=distance.name, images=len(images))
-
-
-def delta_file(source: FilePath) -> FilePath:
-    """Return the file that ``source`` names: itself, or a delta that comes with the library.
-
-    Raises:
-        UserError: Neither is there.
-    """
-    shipped = FilePath(str(resources.files("steerdiff.assets"))) / "deltas"
-    inside = shipped / f"{source}.safetensors"
-    known = ", ".join(sorted(file.stem for file in shipped.glob("*.safetensors")))
-    found = source if source.is_file() else inside
-    require(found.is_file(), f"{source} is neither a file nor a delta that comes with the library ({known})")
-    return found
 
 
 def shift_of(model: Model, delta: Delta) -> nn.Module:
