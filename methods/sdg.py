@@ -154,5 +154,5 @@ PRESETS: dict[str, SDG] = {
     "content": SDG(text_weight=0.0),
     "style": SDG(text_weight=0.0, image_loss="style", official=True),
     "glide": SDG(text_weight=300.0, image_weight=0.0, guidance=1.0),
-    "emoji64": SDG(text_weight=400.0, image_weight=20.0, image_loss="structure", steps=50),
+    "emoji64": SDG(text_weight=700.0, image_weight=60.0, image_loss="structure", layers=(2, 3, 4), steps=50),
 }

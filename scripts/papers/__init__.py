@@ -10,6 +10,7 @@ from .diffusionclip import DIFFUSIONCLIP_PAPER
 from .ilvr import ILVR_PAPER
 from .repaint import REPAINT_PAPER
 from .sdedit import SDEDIT_PAPER
+from .sdg import SDG_PAPER
 from .spec import Claim, Paper, PaperSetting
 
 __all__ = ["PAPERS", "Claim", "Paper", "PaperSetting"]
@@ -24,6 +25,7 @@ PAPERS: dict[str, Paper] = {
         ILVR_PAPER,
         SDEDIT_PAPER,
         REPAINT_PAPER,
+        SDG_PAPER,
         DIFFUSIONCLIP_PAPER,
         BLENDED_PAPER,
     )
