@@ -216,6 +216,13 @@ class DiffusionCLIP:
         templates = templates_for(self.source_text, self.target_text, clip.words) if chosen else ("{}",)
         return text_direction(clip, self.source_text, self.target_text, templates)
 
+    def tuning_path(self, schedule: NoiseSchedule) -> Path:
+        """Return the moves of tuning; the efficient variant leaves out those of the original, which teach nothing."""
+        whole = self.path(schedule, self.n_train)
+        if self.variant == "quick" or not self.until:
+            return whole
+        return Path.from_moves([move for move in whole if move.here.t >= self.until * schedule.T], T=schedule.T)
+
     def finetune(
         self,
         model: Model,
@@ -264,7 +271,7 @@ class DiffusionCLIP:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(self.tunes == "all" or any(part in name for part in _READING))
         kind = QuickTuning if self.variant == "quick" else EfficientTuning
-        path = self.path(model.schedule, self.n_train)
+        path = self.tuning_path(model.schedule)
         finish = self.settled(())._finish(copy_of(model, shares=True))
         descend = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing, finish)
         settings = self._settings(clip, pairs.images)
@@ -313,7 +320,7 @@ class DiffusionCLIP:
             features=features,
             captions=None if told is None else tuple(told),
             batch_size=min(self.batch_size, len(images)),
-            updates=1 if self.variant == "quick" else self.n_train,
+            updates=1 if self.variant == "quick" else len(self.tuning_path(model.schedule)),
         )
 
     def _settings(self, clip: Clip, images: Tensor) -> dict[str, Any]:

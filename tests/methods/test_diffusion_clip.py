@@ -256,6 +256,16 @@ def test_below_until_the_original_finishes_without_a_prompt_in_tuning_and_in_edi
     assert float(metrics["l1"]) == pytest.approx(float((end - images).abs().mean()), rel=1e-5)
 
 
+def test_the_efficient_variant_leaves_out_the_moves_that_the_original_makes(tmp_path: FilePath) -> None:
+    model = tiny_text_model()
+    method = dataclasses.replace(SMALL, variant="efficient", until=0.2, n_train=5)
+    assert [move.here.t for move in method.tuning_path(model.schedule)] == [50, 37, 25]
+    assert len(dataclasses.replace(method, variant="quick").tuning_path(model.schedule)) == 5
+    method.finetune(model, folder=tmp_path, progress=False)
+    steps = (tmp_path / "checkpoints").iterdir()
+    assert [path.name for path in steps] == [f"step-{3 * 2 * 2:08d}.pt"]  # moves, images, epochs
+
+
 def test_an_identity_is_asked_for_where_it_has_a_weight(tmp_path: FilePath) -> None:
     model, seen = tiny_text_model(), list[int]()
 
