@@ -24,6 +24,7 @@ BLENDED_PAPER = Paper(
     translation="100 times become 25 and 25 skipped ones 6; one candidate instead of many; the weights stay, although "
     "they belong to CLIP's ViT-B/16 at 224 pixels",
     tuned=_TUNED,
+    by_task={"add": {"sees": "composite"}, "remove": {"sees": "composite"}},  # the caption tells of the rest too
     seeds=1,
     claims=(
         Claim(
