@@ -371,9 +371,25 @@ def _stages(mix: tuple[str, ...], models: int, T: int) -> tuple[tuple[float, tup
     return tuple(stages)
 
 
-#: "published" is the official README's recipe; "emoji64" is calibrated to the embedded model.
+#: "published" is the official README's recipe; "emoji64" is calibrated to the embedded model and tunes for a minute.
 PRESETS: dict[str, DiffusionCLIP] = {
     "published": DiffusionCLIP(),
     "efficient": DiffusionCLIP(variant="efficient"),
-    "emoji64": DiffusionCLIP(t0=0.5, n_inv=20, n_test=20, n_train=4, n_images=24, epochs=3, learning_rate=5e-5),
+    "emoji64": DiffusionCLIP(
+        t0=0.7,
+        until=0.2,
+        n_inv=16,
+        n_test=16,
+        n_train=6,
+        variant="efficient",
+        tunes="attention",
+        uses_prompt=True,
+        views=4,
+        l1_weight=0.1,
+        learning_rate=1e-3,
+        rate_gamma=1.0,
+        epochs=10,
+        n_images=12,
+        image_steps=8,
+    ),
 }

@@ -46,6 +46,7 @@ DIFFUSIONCLIP_PAPER = Paper(
             after={"t0": 0.6},
             score="right",
             rises=True,
+            cases=64,
         ),
         Claim(
             text="a larger t0 keeps less of the image",
@@ -57,6 +58,7 @@ DIFFUSIONCLIP_PAPER = Paper(
             after={"t0": 0.7},
             score="outside",
             rises=True,
+            cases=64,
         ),
         Claim(
             text="the degree of change follows the share of the tuned model in the noise",
@@ -68,8 +70,15 @@ DIFFUSIONCLIP_PAPER = Paper(
             after={"degree": 1.0},
             score="guide",
             rises=True,
+            cases=64,
         ),
     ),
-    ablations=("diffusionclip-t0", "diffusionclip-t0-style", "diffusionclip-degree", "diffusionclip-variant"),
+    ablations=(
+        "diffusionclip-t0",
+        "diffusionclip-t0-style",
+        "diffusionclip-degree",
+        "diffusionclip-variant",
+        "diffusionclip-until",
+    ),
     recipes=DIFFUSIONCLIP_RECIPES,
 )
