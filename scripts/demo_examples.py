@@ -47,6 +47,7 @@ _INVERT = ("--steps", "50", "--spacing", "trailing")
 _CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8", "--scale", "4", "--guidance", "1")
 _SDG = ("--preset", "emoji64")
 _BLENDED = ("--preset", "emoji64")
+_DIFFUSIONCLIP = ("--preset", "emoji64", "--n-images", "6", "--epochs", "8", "--image-steps", "6")
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
 EXAMPLES: dict[str, tuple[Example, ...]] = {
@@ -78,8 +79,8 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example(kind="object", number=11, flags=(*_CLASSIFIER, "--y", "cat"), note="pulled towards a class too"),
     ),
     "sdg": (
-        Example(kind="style", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
-        Example(kind="colour", number=3, flags=_SDG, note="drawn anew: the text for CLIP, the layout of the input"),
+        Example(kind="colour", number=3, flags=_SDG, note="drawn anew: text and layout by CLIP alone"),
+        Example(kind="style", number=3, flags=(*_SDG[:1], "emoji64-told"), note="layout by CLIP, text by the model"),
     ),
     "blended": (
         Example(kind="object", number=4, flags=_BLENDED, masked=True, note="only CLIP knows the text"),
@@ -89,6 +90,16 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             flags=(*_BLENDED, "--guidance", "1", "--clip-scale", "100"),
             masked=True,
             note="the model knows the text too",
+        ),
+    ),
+    "diffusionclip": (
+        Example(
+            kind="colour",
+            number=25,
+            flags=(*_DIFFUSIONCLIP, "--source-text", "blue", "--target-text", "red"),
+            source_flag="--prompt",
+            target_flag=None,
+            note="CLIP tunes the model from blue to red first; then the image is inverted and drawn again",
         ),
     ),
 }

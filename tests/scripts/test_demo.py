@@ -35,6 +35,7 @@ CHEAP = {
     "invert": ("--steps", "2"),
     "classifier": ("--steps", "2", "--y", "cat"),
     "sdg": ("--steps", "2"),
+    "diffusionclip": ("--degree", "0", "--n-inv", "2", "--n-test", "2"),
     "blended": ("--steps", "3", "--skip-timesteps", "1", "--views", "1"),
 }
 
