@@ -80,7 +80,7 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
     ),
     "sdg": (
         Example(kind="colour", number=3, flags=_SDG, note="drawn anew: text and layout by CLIP alone"),
-        Example(kind="style", number=3, flags=(*_SDG[:1], "emoji64-told"), note="layout by CLIP, text by the model"),
+        Example(kind="style", number=2, flags=(*_SDG[:1], "emoji64-told"), note="layout by CLIP, text by the model"),
     ),
     "blended": (
         Example(kind="object", number=4, flags=_BLENDED, masked=True, note="only CLIP knows the text"),
