@@ -26,7 +26,9 @@ def test_a_solver_held_by_its_name_has_fields_too() -> None:
 
 @pytest.mark.parametrize("method", METHODS.values())
 def test_every_value_replaced_by_itself_gives_an_equal_copy(method: Any) -> None:
-    settings = replaced(method(), {"steps": 100})  # ILVR's is the text "100", and a text that is a number becomes one
+    settings = method()
+    if "steps" in paths(settings):  # ILVR's is the text "100", and a text that is a number becomes one
+        settings = replaced(settings, {"steps": 100})
     assert replaced(settings, {path: value_at(settings, path) for path in paths(settings)}) == settings
 
 
