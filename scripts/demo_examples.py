@@ -47,7 +47,7 @@ _INVERT = ("--steps", "50", "--spacing", "trailing")
 _CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8", "--scale", "4", "--guidance", "1")
 _SDG = ("--preset", "emoji64")
 _BLENDED = ("--preset", "emoji64")
-_DIFFUSIONCLIP = ("--preset", "emoji64", "--n-images", "6", "--epochs", "8", "--image-steps", "6")
+_DIFFUSIONCLIP = ("--preset", "emoji64")
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
 EXAMPLES: dict[str, tuple[Example, ...]] = {
