@@ -150,7 +150,7 @@ class SDG:
 _EMOJI64 = SDG(text_weight=700.0, image_weight=60.0, image_loss="structure", layers=(2, 3, 4), steps=50)
 
 #: The official commands, GLIDE's form, and what fits the shipped model: as in the paper ("emoji64"), and with the text
-#: told to the model, whose samples without a text are poor, so that CLIP has the layout alone to see to ("emoji64-told").
+#: told to the model, whose samples without one are poor, so that CLIP sees to the layout alone ("emoji64-told").
 PRESETS: dict[str, SDG] = {
     "both": SDG(),
     "text": SDG(image_weight=0.0),

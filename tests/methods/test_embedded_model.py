@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 import steerdiff
 from steerdiff.guidance import Model
-from steerdiff.methods import ILVR, DDIMInversion, RePaint, SDEdit
+from steerdiff.methods import ILVR, SDG, DDIMInversion, RePaint, SDEdit
+from steerdiff.methods.sdg import PRESETS
 from steerdiff.train.recogniser import Recogniser, load_recogniser
 from steerdiff.train.scenes import EditPair, EmojiScenes
 
@@ -94,3 +97,38 @@ def test_exact_inversion_and_back_returns_the_scene(model: Model, pairs: list[Ed
         for edit in (DDIMInversion(steps=40), DDIMInversion(steps=40, fixed_point=6))
     )  # peak signal-to-noise ratios in decibels
     assert plain.min() > 12 and exact.min() > 20 and bool((exact > plain + 5).all())
+
+
+@pytest.mark.slow
+def test_sdg_follows_the_text_with_the_noisy_clip_and_not_with_the_clean_one(
+    model: Model, recogniser: Recogniser
+) -> None:
+    """The backgrounds that texts ask for, of a model that is not told them."""
+    colours = ["red", "blue", "green", "yellow", "pink", "gray"]
+    prompts = [f"a flat cat on a {colour} background" for colour in colours]
+    noisy = SDG(text_weight=700.0, image_weight=0.0, steps=25)
+    found = {}
+    for clip in ("emoji64-noisy-clip", "emoji64-clip"):
+        images = replace(noisy, noisy_clip=clip)(model, prompt=prompts, seed=3)
+        seen = [sighting.colour for sighting in recogniser.read(images.clamp(-1, 1))]
+        found[clip] = sum(a == b for a, b in zip(seen, colours, strict=True))
+    assert found["emoji64-noisy-clip"] >= 4 > found["emoji64-clip"]
+
+
+def silhouettes(images: Tensor) -> Tensor:
+    """Where images differ from their upper left corner, [B, H, W]."""
+    return (images - images[:, :, :1, :1]).abs().amax(1) > 0.4
+
+
+@pytest.mark.slow
+def test_sdg_keeps_the_layout_of_its_reference(model: Model) -> None:
+    """Flat becomes 3d or the reverse, in the same outline, of a model that is told the text and sees no image."""
+    scenes = EmojiScenes(123, "train", pairs=0.0)
+    pairs = [scenes.edit_pair(number, "style") for number in range(EDITS)]
+    image, prompts = torch.stack([pair.source.image for pair in pairs]), [pair.target.caption for pair in pairs]
+    told = PRESETS["emoji64-told"]
+    overlap = []
+    for method in (told, replace(told, image_weight=0.0)):
+        drawn, given = silhouettes(method(model, image, prompt=prompts, seed=1)), silhouettes(image)
+        overlap.append(float(((drawn & given).sum((1, 2)) / (drawn | given).sum((1, 2))).mean()))
+    assert overlap[0] > overlap[1] + 0.08
