@@ -151,8 +151,6 @@ def main(arguments: Sequence[str], prog: str = "make assets") -> int:
 
 def _ship(source: Path, target: Path) -> None:
     """Store the weights of a training run in float16, which keeps 11 bits of each in half the space."""
-    import torch
-
     from steerdiff.models import read_header, read_safetensors, save_safetensors
 
     header, tensors = read_header(source), read_safetensors(source)

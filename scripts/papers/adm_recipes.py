@@ -69,8 +69,8 @@ _TOY_LABELS = Toy(
         Run(label="no classifier", settings=Sampling(steps=8, solver=DDPM(), guidance=1.0, classifier_scale=0.0)),
         Run(label="DDIM", settings=Sampling(steps=5, solver=DDIM(), guidance=1.0, classifier_scale=1.0)),
     ),
-    remark="the embedded model without a prompt, pulled by its own classifier of 48 objects, draws four labels in a few "
-    "steps",
+    remark="the embedded model without a prompt, pulled by its own classifier of 48 objects, draws four labels in "
+    "a few steps",
 )
 _TOY_PLAIN = Toy(runs=(Run(label="plain", settings=Sampling(steps=8, solver=DDPM(), guidance=1.0)),))
 
