@@ -376,22 +376,33 @@ class Asyrp:
         )
 
 
-#: "published" is the official README's recipe; "quick" samples in fewer moves; "emoji64" is calibrated to the embedded
-#: model, whose distance is none of LPIPS.
+#: "published" is the official README's recipe; "quick" samples in fewer moves; "emoji64" is what was found for the
+#: embedded model, whose bottleneck has large numbers and whose distance is none of LPIPS.
 PRESETS: dict[str, Asyrp] = {
     "published": Asyrp(),
     "quick": Asyrp(n_test=40),
     "emoji64": Asyrp(
-        n_inv=40,
-        n_test=40,
-        n_train=40,
-        n_images=32,
-        epochs=1,
+        n_inv=20,
+        n_test=20,
+        n_train=20,
+        spacing="karras",
+        t_begin=900.0,
+        gain=10.0,
+        cosine="templates",
+        views=3,
+        l1_weight=1.0,
+        optimizer="adamw",
+        learning_rate=3e-3,
+        rate_gamma=0.5,
+        rate_every=1,
+        epochs=3,
+        n_images=24,
+        image_steps=12,
         batch_size=4,
         distance="emoji64-clip",
-        threshold_edit=0.2,
-        threshold_boost=0.8,
-        curve_images=16,
+        threshold_edit=0.09,
+        threshold_boost=0.6,
+        curve_images=8,
         curve_steps=25,
     ),
 }
