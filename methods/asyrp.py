@@ -110,12 +110,8 @@ class Asyrp:
 
     def __post_init__(self) -> None:
         """Check what needs no model."""
-        for name, known in (
-            ("source", get_args(SourceImage)),
-            ("form", get_args(DeltaHForm)),
-            ("templates", ("auto", "none")),
-            ("cosine", ("plain", "templates")),
-        ):
+        choices = {"source": get_args(SourceImage), "form": get_args(DeltaHForm), "templates": ("auto", "none")}
+        for name, known in {**choices, "cosine": ("plain", "templates")}.items():
             value = getattr(self, name)
             require(value in known, f"{name} is {value!r}; known are {', '.join(known)}")
         for name in ("n_inv", "n_test", "n_train", "curve_steps"):
@@ -340,17 +336,12 @@ class Asyrp:
         """Return the training images with their latents."""
         images, captions = self._images(model)
         told = captions if self.uses_prompt else None
-        up = self.path(model, self.n_inv).inverted()
         with torch.no_grad():
             features = torch.cat([clip.image_features(one) for one in torch.split(images, 32)])
-            latents = inverted(model, images, told, up, self.clip_x0)
+            latents = inverted(model, images, told, self.path(model, self.n_inv).inverted(), self.clip_x0)
+        size, texts = min(self.batch_size, len(images)), None if told is None else tuple(told)
         return LatentPairs(
-            images=images,
-            latents=latents,
-            features=features,
-            captions=None if told is None else tuple(told),
-            batch_size=min(self.batch_size, len(images)),
-            updates=updates,
+            images=images, latents=latents, features=features, captions=texts, batch_size=size, updates=updates
         )
 
     def _settings(self, clip: Clip, images: Tensor) -> dict[str, Any]:
