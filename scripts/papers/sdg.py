@@ -29,7 +29,7 @@ SDG_PAPER = Paper(
     claims=(
         Claim(
             text="text and image together keep more of the reference than the text alone",
-            source="section 3.4, Figure 6",
+            source="section 3.4, recalled",
             method="sdg",
             task="style",
             base=_TUNED,
@@ -41,7 +41,7 @@ SDG_PAPER = Paper(
         ),
         Claim(
             text="text and image together show what the text asks for more often than the image alone",
-            source="section 3.4, Figure 6",
+            source="section 3.4, recalled",
             method="sdg",
             task="style",
             base=_TUNED,
@@ -53,7 +53,7 @@ SDG_PAPER = Paper(
         ),
         Claim(
             text="a CLIP tuned on noisy images guides better than one that never saw noise",
-            source="section 3.5",
+            source="section 3.5, recalled",
             method="sdg",
             task="class",
             base=replace(_TUNED, image_weight=0.0),
