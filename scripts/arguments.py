@@ -62,8 +62,13 @@ def restore(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 
 def typed_value(hint: Any, value: Any, where: str) -> Any:
-    """Return a value, or the text of a flag, in the type ``hint``; UserError names ``where`` if it does not fit."""
-    return _from_words(hint, [value], value, where) if isinstance(value, str) else _typed_value(hint, value, where)
+    """Return a value, or the text of a flag, in the type ``hint``; UserError names ``where`` if it does not fit.
+
+    The items of a tuple are the words of a text, as after a flag.
+    """
+    if not isinstance(value, str):
+        return _typed_value(hint, value, where)
+    return _from_words(hint, value.split() if typing.get_origin(hint) is tuple else [value], value, where)
 
 
 def plain(value: Any) -> Any:

@@ -114,7 +114,8 @@ def command_of(claim: Claim, flags: Claims) -> str:
     for field in fields(claim.base):
         value = getattr(claim.base, field.name)
         if value != getattr(default, field.name) and field.name not in claim.before:
-            words += ["--set", f"{field.name}={plain(value)}"]
+            text = " ".join(map(str, plain(value))) if isinstance(value, tuple) else plain(value)
+            words += ["--set", f"{field.name}={text}"]
     sides = ["+".join(str(plain(value)) for value in side.values()) for side in (claim.before, claim.after)]
     words += ["--sweep", f"{'+'.join(claim.before)}={','.join(sides)}"]
     return shlex.join([*words, "--cases", str(cases), "--seeds", str(seeds)])

@@ -265,7 +265,7 @@ def test_a_converted_file_keeps_what_its_preset_says(tmp_path: Path, monkeypatch
     assert torch.equal(own.sample(), direct.sample())
 
 
-def test_a_clip_is_loaded_as_the_class_of_open_clip(tmp_path: Path) -> None:
+def test_a_clip_is_loaded_with_the_class_of_open_clip(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     from steerdiff.models.published import ClipConfig, PublishedModel
@@ -278,7 +278,7 @@ def test_a_clip_is_loaded_as_the_class_of_open_clip(tmp_path: Path) -> None:
     tensors = {name: torch.full(shape, 0.01) for name, shape in shapes.items()}
     save_file(tensors, tmp_path / "clip.safetensors")
     clip = steerdiff.load(tmp_path / "clip.safetensors", described)
-    assert clip.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16) and not clip.training
+    assert clip.network.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16) and not clip.network.training
     with pytest.raises(UserError, match="is a CLIP; give the weights of a diffusion model"):
         load_model(tmp_path / "clip.safetensors", described)
 

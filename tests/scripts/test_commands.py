@@ -34,6 +34,12 @@ FAST = {
     "repaint": ("--steps", "6", "--jump-length", "2", "--jump-n-sample", "2"),
     "invert": ("--steps", "4"),
     "classifier": ("--steps", "4"),
+    "sdg": ("--steps", "4", "--noisy-clip", "emoji64-clip"),  # a clean CLIP sees images of any size
+    "blended": ("--steps", "4", "--skip-timesteps", "1", "--views", "2"),
+    "diffusionclip": (
+        *("--source-text", "cat", "--target-text", "apple", "--n-images", "2", "--epochs", "1", "--image-steps", "2"),
+        *("--n-inv", "3", "--n-train", "2", "--n-test", "3"),
+    ),
 }
 
 
@@ -149,8 +155,15 @@ def test_a_rerun_with_other_weights_is_refused(steerdiff: Run, weights: Path, tm
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_edits_and_can_be_run_again(
-    steerdiff: Run, weights: Path, classifier: Path, pictures: Path, tmp_path: Path, name: str
+    steerdiff: Run,
+    weights: Path,
+    classifier: Path,
+    pictures: Path,
+    tmp_path: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("STEERDIFF_CACHE", str(tmp_path / "cache"))
     flags: list[object] = ["edit", name, "--image", pictures / "image.png", "--prompt", "a green apple", "--n", 2]
     if "mask" in inspect.signature(METHODS[name].__call__).parameters:
         flags += ["--mask", pictures / "mask.png"]
