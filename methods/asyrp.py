@@ -348,7 +348,7 @@ class Asyrp:
         """Return all that decides what tuning computes, JSON-able."""
         fields = {name: getattr(self, name) for name in _TUNING}
         known = {"uses_prompt": bool(self.uses_prompt), "given": [self.t_edit, self.t_boost]}
-        seen = {"clip": clip.weights_hash, "images": digest(images), "n_images": len(images)}
+        seen = {"clip": identity_of(clip), "images": digest(images), "n_images": len(images)}
         return {**fields, **known, **seen, "revision": _REVISION}
 
     def _run(self, folder: FilePath, pairs: LatentPairs, about: dict[str, Any]) -> FinetuneConfig:
