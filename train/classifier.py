@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +23,7 @@ from .distributed import World
 from .labelled_scenes import LabelledScenes
 from .loop import Trainer, TrainResult
 from .losses import Batch
+from .noising import Noising
 from .randomness import SampleRandom
 from .runs import laid_out, run_training
 
@@ -109,21 +109,11 @@ class ClassifierLoss:
     """
 
     def __init__(self, network: Callable[..., Tensor], schedule: NoiseSchedule, strata: int = 1) -> None:
-        self.network, self.schedule, self.strata = network, schedule, strata
-        alpha_bars = np.asarray(schedule.alpha_bars, dtype=np.float64)
-        self._signal = torch.from_numpy(np.sqrt(alpha_bars)).float()
-        self._noise = torch.from_numpy(np.sqrt(1 - alpha_bars)).float()
+        self.network, self.noising = network, Noising(schedule, strata)
 
     def times(self, random: SampleRandom) -> Tensor:
         """Return the samples' times, int64 [B] in [0, T)."""
-        part = torch.tensor(random.indices, dtype=torch.float64) % self.strata
-        fraction = (part + random.uniform("time")) / self.strata
-        return (fraction * self.schedule.T).long().clamp_(max=self.schedule.T - 1)
-
-    def noised(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return x_t [B, C, H, W] of images, int64 times [B] and noise."""
-        rows = (-1, 1, 1, 1)
-        return self._signal[t].to(x0.device).view(rows) * x0 + self._noise[t].to(x0.device).view(rows) * eps
+        return self.noising.times(random)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss (float32 scalar) and detached metrics: the share of right answers, by noise too."""
@@ -131,11 +121,10 @@ class ClassifierLoss:
         if not isinstance(y, Tensor):
             raise UserError("the data has no class numbers; a classifier learns from images with classes")
         t = self.times(batch.random)
-        eps = batch.random.normal("noise", x0.shape[1:]).to(x0.device, non_blocking=True)
-        logits = self.network(self.noised(x0, t, eps), t.float().to(x0.device)).float()
+        logits = self.network(self.noising.noised(x0, t, batch.random), t.float().to(x0.device)).float()
         right = (logits.detach().argmax(1) == y).float()
         metrics = {"accuracy": right.mean()}
-        third = (t * len(TIME_BINS) // self.schedule.T).to(right.device)
+        third = (t * len(TIME_BINS) // self.noising.T).to(right.device)
         for i, name in enumerate(TIME_BINS):
             inside = (third == i).float()
             metrics[f"accuracy_{name}"] = (right * inside).sum() / inside.sum().clamp(min=1)

@@ -16,6 +16,7 @@ from steerdiff.samplers import NoiseSchedule, Prediction
 from steerdiff.samplers.variational import vlb_terms
 
 from .data import Labels
+from .noising import Noising
 from .randomness import SampleRandom
 
 __all__ = ["Batch", "DiffusionLoss", "snr_weights"]
@@ -99,17 +100,13 @@ class DiffusionLoss:
         self.parameterization: Parameterization = parameterization
         self.learns_variance = learns_variance
         self.vlb_scale = schedule.T / 1000 if rescales_vlb else 1.0
-        self.dropout, self.strata = dropout, strata
+        self.dropout, self.noising = dropout, Noising(schedule, strata)
         alpha_bars = np.asarray(schedule.alpha_bars, dtype=np.float64)
         self._weights = snr_weights(alpha_bars, parameterization, min_snr).float()
-        self._signal = torch.from_numpy(np.sqrt(alpha_bars)).float()
-        self._noise = torch.from_numpy(np.sqrt(1 - alpha_bars)).float()
 
     def times(self, random: SampleRandom) -> Tensor:
         """Return the samples' times, int64 [B] in [0, T)."""
-        part = torch.tensor(random.indices, dtype=torch.float64) % self.strata
-        fraction = (part + random.uniform("time")) / self.strata
-        return (fraction * self.schedule.T).long().clamp_(max=self.schedule.T - 1)
+        return self.noising.times(random)
 
     def labels(self, batch: Batch) -> Labels:
         """Return the labels with some captions dropped."""
@@ -123,7 +120,7 @@ class DiffusionLoss:
         x0, device = batch.images, batch.images.device
         t = self.times(batch.random)
         eps = batch.random.normal("noise", x0.shape[1:]).to(device, non_blocking=True)
-        signal, noise = self._signal[t].to(device).view(-1, 1, 1, 1), self._noise[t].to(device).view(-1, 1, 1, 1)
+        signal, noise = self.noising.roots(t, device)
         x = signal * x0 + noise * eps
         output = self.model(x, t.float().to(device), **self.condition(self.labels(batch), device)).float()
         channels = x0.shape[1]

@@ -25,6 +25,7 @@ from .data import Dataset, ImageFolder
 from .distributed import World
 from .loop import Trainer, TrainResult
 from .losses import Batch
+from .noising import Noising
 from .runs import laid_out, run_training
 
 __all__ = ["NoisyClipLoss", "NoisyClipTrainConfig", "train_noisy_clip"]
@@ -92,20 +93,17 @@ class NoisyClipLoss:
     def __init__(
         self, student: Any, teacher: Clip, schedule: NoiseSchedule, *, temperature: float = 100.0, anchor: float = 0.0
     ) -> None:
-        self.student, self.teacher, self.schedule = student, teacher, schedule
+        self.student, self.teacher, self.noising = student, teacher, Noising(schedule)
         self.temperature, self.anchor = temperature, anchor
-        alpha_bars = torch.tensor(schedule.alpha_bars, dtype=torch.float64)
-        self._signal, self._noise = alpha_bars.sqrt().float(), (1 - alpha_bars).sqrt().float()
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and the share of noisy images whose clean twin is the nearest of the batch."""
         images, device = batch.images, batch.images.device
-        t = (batch.random.uniform("time") * self.schedule.T).long().clamp_(max=self.schedule.T - 1)
-        noise = batch.random.normal("noise", images.shape[1:]).to(device, non_blocking=True)
-        signal, sigma = (table[t].to(device).view(-1, 1, 1, 1) for table in (self._signal, self._noise))
+        t = self.noising.times(batch.random)
+        noised = self.noising.noised(images, t, batch.random)
         with torch.no_grad():
             truth = self.teacher.image_features(images)
-        vector = functional.normalize(self.student(signal * images + sigma * noise, t.to(device)).vector.float(), dim=1)
+        vector = functional.normalize(self.student(noised, t.to(device)).vector.float(), dim=1)
         logits = self.temperature * vector @ truth.T
         right = (logits.argmax(1) == torch.arange(len(logits), device=device)).float().mean()
         cosine = (vector * truth).sum(1).mean()
