@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,20 +11,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from steerdiff.errors import UserError, require
-from steerdiff.models import UNetConfig, config_from_dict, save_safetensors
+from steerdiff.models import UNetConfig, config_from_dict
 from steerdiff.models.config import EncoderUNetConfig, Pool
 from steerdiff.models.encoder_unet import EncoderUNet
 from steerdiff.samplers import NoiseSchedule
 
 from .config import LoopConfig
-from .data import ImageFolder
+from .data import ImageFolder, made_dataset
 from .distributed import World
 from .labelled_scenes import LabelledScenes
 from .loop import Trainer, TrainResult
 from .losses import Batch
 from .noising import Noising
 from .randomness import SampleRandom
-from .runs import laid_out, run_training
+from .runs import exporter, laid_out, run_training
 
 __all__ = ["ClassifierConfig", "ClassifierLoss", "build_classifier", "train_classifier"]
 
@@ -83,11 +82,7 @@ def classes_of(config: ClassifierConfig) -> tuple[LabelledScenes | ImageFolder, 
         "folder": ImageFolder,
     }
     labels = {"labels": "class"} if config.data == "folder" else {}
-    options = {"image_size": config.image_size, "seed": config.seed, **labels, **config.data_options}
-    try:
-        dataset = makers[config.data](**options)
-    except TypeError as error:
-        raise UserError(f"data_options {sorted(config.data_options)} do not fit {config.data}: {error}") from error
+    dataset = made_dataset(makers[config.data], config, **labels)
     require(bool(dataset.classes), "a classifier learns classes; leave labels out of data_options")
     return dataset, tuple(dataset.classes)
 
@@ -143,13 +138,8 @@ def _build(config: ClassifierConfig, device: torch.device, world: World) -> Trai
         "image_size": config.image_size,
         "labels": list(classes),
         "schedule": schedule.to_dict(),
-        "training": {k: v for k, v in config.to_dict().items() if k not in ("folder", "data_options")},
     }
-
-    def export(step: int, weights: dict[str, Tensor]) -> None:
-        save_safetensors(Path(config.folder) / "weights.safetensors", weights, {**header, "step": step})
-
-    return Trainer(config, model, loss, dataset, world, on_export=export)
+    return Trainer(config, model, loss, dataset, world, on_export=exporter(config, header))
 
 
 def train_classifier(config: ClassifierConfig, *, resume: bool = False, progress: bool = True) -> TrainResult:

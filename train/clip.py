@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from steerdiff.errors import require
-from steerdiff.models.checkpoint import save_safetensors
 from steerdiff.models.clip import build_clip, prepare
 from steerdiff.models.clip_words import own_vocabulary, word_table
 from steerdiff.models.published.spec import ClipConfig
@@ -25,12 +22,20 @@ from .loop import Trainer, TrainResult
 from .losses import Batch
 from .phrases import phrases, true_of
 from .randomness import mix
-from .runs import laid_out, run_training
+from .runs import exporter, laid_out, run_training
 from .scenes import WORDS, parse_caption
 
-__all__ = ["ClipLoss", "ClipTrainConfig", "clip_architecture", "matching_loss", "train_clip"]
+__all__ = ["ClipLoss", "ClipTrainConfig", "check_contrastive", "clip_architecture", "matching_loss", "train_clip"]
 
 MOST_SCALE = math.log(100)  #: the logit scale is clipped here, as in CLIP
+
+
+def check_contrastive(config: LoopConfig) -> None:
+    """Raise UserError unless the images of a batch, which are compared with each other, are computed together."""
+    require(
+        config.accumulate == 1 and config.batch_size >= 2,
+        "a contrastive loss compares the images of a batch; set accumulate to 1 and batch_size to at least 2",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +74,7 @@ class ClipTrainConfig(LoopConfig):
         super().__post_init__()
         check_blemishes(self)
         require(0 <= self.short <= 1, f"short is {self.short}; it is a share between 0 and 1")
-        require(
-            self.accumulate == 1 and self.batch_size >= 2,
-            "a contrastive loss compares the images of a batch; set accumulate to 1 and batch_size to at least 2",
-        )
+        check_contrastive(self)
 
 
 def clip_architecture(config: ClipTrainConfig) -> ClipConfig:
@@ -154,14 +156,3 @@ def _trainer(config: ClipTrainConfig, device: torch.device, world: World) -> Tra
     dataset = BothSplits(seed=config.seed, pairs=config.pairs, held_out=config.held_out)
     export = exporter(config, {"kind": "clip", "clip": vars(architecture), "words": list(WORDS)})
     return Trainer(config, clip, ClipLoss(clip, config), dataset, world, on_export=export)
-
-
-def exporter(config: LoopConfig, header: Mapping[str, Any]) -> Callable[[int, dict[str, Tensor]], None]:
-    """Return what writes averaged weights into the run's folder, with ``header`` and how they were trained."""
-    training = {name: value for name, value in config.to_dict().items() if name not in ("folder", "init_from")}
-
-    def export(step: int, weights: dict[str, Tensor]) -> None:
-        path = Path(config.folder) / "weights.safetensors"
-        save_safetensors(path, weights, {**header, "training": training, "step": step})
-
-    return export

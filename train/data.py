@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from steerdiff.errors import UserError, require
 
 from .randomness import mix
 
-__all__ = ["Dataset", "ImageFolder", "Labels", "batches"]
+__all__ = ["Dataset", "ImageFolder", "Labels", "batches", "made_dataset"]
+
+Made = TypeVar("Made")
 
 Labels = list[str] | Tensor | None
 """Captions, class numbers [B], or None for images without either."""
@@ -103,6 +105,39 @@ class ImageFolder:
         top, left = (pixels.shape[0] - size) // 2, (pixels.shape[1] - size) // 2
         pixels = pixels[top : top + size, left : left + size]
         return pixels[:, ::-1] if mirrored else pixels
+
+
+class DataConfig(Protocol):
+    """What settings say of a data set."""
+
+    @property
+    def data(self) -> str:
+        """Its name, for errors."""
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Arguments of its maker."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of its images in pixels."""
+
+    @property
+    def seed(self) -> int:
+        """Decides the order of the samples."""
+
+
+def made_dataset(maker: Callable[..., Made], config: DataConfig, **defaults: Any) -> Made:
+    """Return the data set that settings describe; ``data_options`` go before size, seed and other defaults.
+
+    Raises:
+        UserError: Options that the maker does not know, or that it refuses.
+    """
+    options = {"image_size": config.image_size, "seed": config.seed, **defaults, **config.data_options}
+    try:
+        return maker(**options)
+    except TypeError as error:
+        raise UserError(f"data_options {sorted(config.data_options)} do not fit {config.data}: {error}") from error
 
 
 class _Batches(TorchDataset[tuple[Tensor, Labels]]):

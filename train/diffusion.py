@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import require
 from steerdiff.models import (
     TextConfig,
     TextToImage,
@@ -21,18 +21,17 @@ from steerdiff.models import (
     load_into,
     read_header,
     read_safetensors,
-    save_safetensors,
 )
 from steerdiff.samplers import NoiseSchedule
 
 from .checkpoints import Checkpoints
 from .config import TrainConfig
-from .data import Dataset, ImageFolder, Labels
+from .data import Dataset, ImageFolder, Labels, made_dataset
 from .distributed import World
 from .loop import Trainer, TrainResult
 from .losses import DiffusionLoss
 from .places import teach_places
-from .runs import laid_out, run_training
+from .runs import exporter, laid_out, run_training
 from .samples import SampleGrid
 from .scenes import WORDS, EmojiScenes
 
@@ -48,11 +47,7 @@ def build_dataset(config: TrainConfig) -> Dataset:
         UserError: Unknown options, or the folder does not fit.
     """
     makers: dict[str, Callable[..., Dataset]] = {"emoji-scenes": EmojiScenes, "folder": ImageFolder}
-    options = {"image_size": config.image_size, "seed": config.seed, **config.data_options}
-    try:
-        return makers[config.data](**options)
-    except TypeError as error:
-        raise UserError(f"data_options {sorted(config.data_options)} do not fit {config.data}: {error}") from error
+    return made_dataset(makers[config.data], config)
 
 
 def build_model(config: TrainConfig) -> TextToImage | UNet:
@@ -94,7 +89,6 @@ def _header(config: TrainConfig, model: TextToImage | UNet, schedule: NoiseSched
         "parameterization": config.parameterization,
         "learns_variance": config.learns_variance,
         "image_size": config.image_size,
-        "training": {k: v for k, v in config.to_dict().items() if k not in ("folder", "init_from", "data_options")},
     }
     if isinstance(model, TextToImage):
         return {"kind": "text-to-image", **header, "text": dataclasses.asdict(model.text.config)}
@@ -148,11 +142,7 @@ def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Tr
         dropout=config.caption_dropout,
         strata=config.batch_size if config.times == "stratified" else 1,
     )
-    header = _header(config, model, schedule)
-
-    def export(step: int, weights: dict[str, Tensor]) -> None:
-        save_safetensors(Path(config.folder) / "weights.safetensors", weights, {**header, "step": step})
-
+    export = exporter(config, _header(config, model, schedule))
     draw = SampleGrid(config, model, schedule) if config.sample_every else None
     return Trainer(config, model, loss, build_dataset(config), world, on_sample=draw, on_export=export)
 

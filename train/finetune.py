@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
 import torch
@@ -14,12 +11,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from steerdiff.errors import require
-from steerdiff.io import atomic_write, ensure_writable
 
 from .config import LoopConfig
 from .data import Dataset
 from .distributed import World
 from .loop import LossFn, Trainer, TrainResult
+from .runs import begin, lay_out
 
 __all__ = ["FinetuneConfig", "finetune", "recomputed"]
 
@@ -93,12 +90,11 @@ def finetune(
         NonFiniteLossError: The loss is not finite any more.
     """
     require(any(p.requires_grad for p in module.parameters()), "nothing of the module requires gradients to be tuned")
-    folder = Path(config.folder)
     if config.channels_last:
-        _lay_out(module, torch.channels_last)
-    with _own_randomness():
+        lay_out(module, torch.channels_last)
+    with torch.random.fork_rng():  # the loop seeds PyTorch's own generator for dropout
         trainer = Trainer(config, module, loss_fn, dataset, World())
-        _start(trainer, config, folder, resume=resume)
+        begin(trainer, resume=resume, what="fine-tuning run")
         result = trainer.run(progress=progress)
     if config.ema_decay:
         module.load_state_dict(trainer.ema.state_dict())
@@ -121,36 +117,3 @@ def recomputed(function: Callable[P, R], *, enabled: bool = True) -> Callable[P,
         return result
 
     return call
-
-
-def _start(trainer: Trainer, config: FinetuneConfig, folder: Path, *, resume: bool) -> None:
-    """Take up the run in ``folder``, or begin one there."""
-    path = folder / "config.json"
-    if resume:
-        if path.is_file():
-            old, new = json.loads(path.read_text(encoding="utf-8")), config.to_dict()
-            changed = [name for name in config.fixed if old.get(name, new[name]) != new[name]]
-            require(
-                not changed,
-                f"the run in {folder} was started with other {', '.join(changed)}; keep them, or choose another folder",
-            )
-        trainer.resume()
-    else:
-        free = not trainer.checkpoints.paths()
-        require(free, f"{folder} already holds a fine-tuning run; resume it, or choose another folder")
-    ensure_writable(folder)
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
-    atomic_write(path, lambda file: file.write(text.encode()))
-
-
-def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-
-
-@contextlib.contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Give the caller's random state back: the loop seeds PyTorch's own generator for dropout."""
-    with torch.random.fork_rng():
-        yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -19,14 +19,14 @@ from steerdiff.models.noisy_clip import NoisyCLIP, NoisyClipConfig, from_clip
 from steerdiff.samplers import NoiseSchedule
 
 from .both_splits import BothSplits
-from .clip import exporter, matching_loss
+from .clip import check_contrastive, matching_loss
 from .config import LoopConfig
-from .data import Dataset, ImageFolder
+from .data import Dataset, ImageFolder, made_dataset
 from .distributed import World
 from .loop import Trainer, TrainResult
 from .losses import Batch
 from .noising import Noising
-from .runs import laid_out, run_training
+from .runs import exporter, laid_out, run_training
 
 __all__ = ["NoisyClipLoss", "NoisyClipTrainConfig", "train_noisy_clip"]
 
@@ -71,10 +71,7 @@ class NoisyClipTrainConfig(LoopConfig):
         super().__post_init__()
         require(self.temperature > 0, f"temperature is {self.temperature}; it must be positive")
         require(self.anchor >= 0, f"anchor is {self.anchor}; it must be at least 0")
-        require(
-            self.accumulate == 1 and self.batch_size >= 2,
-            "a contrastive loss compares the images of a batch; set accumulate to 1 and batch_size to at least 2",
-        )
+        check_contrastive(self)
 
 
 class NoisyClipLoss:
@@ -144,9 +141,8 @@ def _trainer(config: NoisyClipTrainConfig, device: torch.device, world: World) -
 
 
 def _dataset(config: NoisyClipTrainConfig) -> Dataset:
-    if config.data == "folder":
-        return ImageFolder(**{"image_size": config.image_size, "seed": config.seed, **config.data_options})
-    return BothSplits(seed=config.seed, image_size=config.image_size, **config.data_options)
+    makers: dict[str, Callable[..., Dataset]] = {"emoji-scenes": BothSplits, "folder": ImageFolder}
+    return made_dataset(makers[config.data], config)
 
 
 def _header(config: NoisyClipTrainConfig, student: NoisyCLIP, teacher: Clip) -> dict[str, Any]:
