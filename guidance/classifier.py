@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from steerdiff.samplers import Denoiser, Level, Move, Path, Prediction, posterio
 from steerdiff.samplers.rows import predict_rows
 
 from .noisy_classifier import Classifier
-from .scales import ScaleSchedule, check_schedule, scale_at
+from .scales import ScaleSchedule, check_factor, check_schedule, over_images, scale_at, spread
 
 __all__ = ["ClassifierGuidance"]
 
@@ -57,9 +57,7 @@ class ClassifierGuidance:
             f"y is {list(labels.shape)} {labels.dtype}; give one class, or an int64 tensor [B] of one for each image",
         )
         require(int(labels.min()) >= 0, f"y holds the label {int(labels.min())}; labels count from 0")
-        scale = torch.as_tensor(self.scale)
-        finite = scale.ndim <= 1 and bool(scale.isfinite().all())
-        require(finite, f"scale is {self.scale}; it must be a finite number, or a tensor [B] of them")
+        check_factor(self.scale, "scale")
         require(
             0 < self.time_scale < math.inf,
             f"time_scale is {self.time_scale}; it must be positive, 1 unless the classifier learned rescaled times",
@@ -83,12 +81,9 @@ class ClassifierGuidance:
             return prediction
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         seen, times = self._point(prediction, x, levels)
-        t = _spread(times, x).expand(x.shape[0])
-        strength = self._over_images(x)
-        if self.schedule != "constant":
-            strength = strength * _spread(factors, x).reshape(-1, 1, 1, 1)
-        score = strength * _class_score(self.classifier, seen, t, self._labels(x), self._largest)
-        return replace(prediction, score=score if prediction.score is None else prediction.score + score)
+        t = spread(times, x).expand(x.shape[0])
+        strength = (over_images(self.scale, x, "scales") * spread(factors, x)).reshape(-1, 1, 1, 1)
+        return prediction.adding(strength * _class_score(self.classifier, seen, t, self._labels(x), self._largest))
 
     def _point(self, prediction: Prediction, x: Tensor, levels: Sequence[Level]) -> tuple[Tensor, list[float]]:
         """Return where the classifier is asked, [B, C, H, W], and the times that it is told, one or one an image."""
@@ -109,22 +104,6 @@ class ClassifierGuidance:
         count = self.y.numel()
         require(count in (1, images), f"{count} labels were given for {images} images; give one, or one for each")
         return self.y.reshape(-1).long().to(x.device).expand(images)
-
-    def _over_images(self, x: Tensor) -> float | Tensor:
-        if not isinstance(self.scale, Tensor):
-            return self.scale
-        count = self.scale.numel()
-        require(
-            count in (1, x.shape[0]), f"{count} scales were given for {x.shape[0]} images; give one, or one for each"
-        )
-        return self.scale.to(device=x.device, dtype=torch.promote_types(x.dtype, torch.float32)).reshape(-1, 1, 1, 1)
-
-
-def _spread(values: Sequence[float], like: Tensor) -> Tensor:
-    """Return values as a tensor where ``like`` is; one alone without waiting for the device."""
-    if len(values) == 1:
-        return torch.full((1,), values[0], device=like.device, dtype=like.dtype)
-    return torch.tensor(values, dtype=like.dtype).to(like.device)
 
 
 def _class_score(classifier: Classifier, x: Tensor, t: Tensor, y: Tensor, largest: int) -> Tensor:

@@ -18,7 +18,7 @@ from steerdiff.samplers.rows import predict_rows
 
 from .augment import ExtendingAugmentations, fitted
 from .distances import geodesic, range_loss
-from .scales import ScaleSchedule, check_schedule, scale_at
+from .scales import ScaleSchedule, check_factor, check_schedule, scale_at
 
 __all__ = ["BackgroundLoss", "CleanClipGuidance", "Distance", "ImageEncoder", "Region", "Sight", "seen_of"]
 
@@ -138,8 +138,7 @@ class CleanClipGuidance:
         check_schedule(self.schedule)
         _unlock(self, "image")
         scale = torch.as_tensor(self.scale)
-        finite = scale.ndim <= 1 and bool(scale.isfinite().all())
-        require(finite, f"scale is {self.scale}; it must be a finite number, or a tensor [B] of them")
+        check_factor(self.scale, "scale")
         require(math.isfinite(self.range_scale), f"range_scale is {self.range_scale}; it must be a finite number")
         asked = [torch.as_tensor(region.weight).cpu().reshape(-1) != 0 for region in self.regions]
         anywhere = functools.reduce(torch.logical_or, asked, torch.zeros(1, dtype=torch.bool))
@@ -194,10 +193,8 @@ class CleanClipGuidance:
         gradient = gradient.to(prediction.x0.dtype)
         asked = self._asked.to(x.device).reshape(-1, 1, 1, 1)
         score = torch.where(asked, -gradient, torch.zeros_like(gradient))
-        if prediction.score is not None:
-            score = prediction.score + score
-        prediction = prediction if keeps else _detached(prediction)
-        return replace(prediction, score=score.detach())
+        guided = (prediction if keeps else _detached(prediction)).adding(score)
+        return replace(guided, score=None if guided.score is None else guided.score.detach())
 
     def _mixed(self, x: Tensor, x0: Tensor, levels: Sequence[Level]) -> Tensor:
         if not self.mix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -19,7 +19,7 @@ from steerdiff.samplers.rows import predict_rows
 
 from .losses import ImageLoss, image_similarity, text_similarity
 from .noisy_encoder import Encoder
-from .scales import ScaleSchedule, check_schedule, scale_at
+from .scales import ScaleSchedule, check_factor, check_schedule, over_images, scale_at, spread
 
 if TYPE_CHECKING:
     from .model import Model
@@ -53,7 +53,7 @@ class TextTerm:
     def __post_init__(self) -> None:
         """Check the target and the weight."""
         require(self.target.ndim == 2, f"the target of a text is {list(self.target.shape)}; give [1, D] or [B, D]")
-        _check_factor(self.weight, "weight")
+        check_factor(self.weight, "weight")
 
     def __call__(self, features: ClipFeatures, reference: ClipFeatures | None = None) -> Tensor:
         """Similarity [B] of the images whose features these are."""
@@ -79,7 +79,7 @@ class ImageTerm:
         require(self.image.ndim == 4, f"a reference is {list(self.image.shape)}; give [1, C, H, W] or [B, C, H, W]")
         known = get_args(ImageLoss)
         require(self.loss in known, f"the image loss is {self.loss!r}; known are {', '.join(known)}")
-        _check_factor(self.weight, "weight")
+        check_factor(self.weight, "weight")
 
     def __call__(self, features: ClipFeatures, reference: ClipFeatures | None = None) -> Tensor:
         """Similarity [B] of the images and the references whose features these are."""
@@ -124,7 +124,7 @@ class ClipGuidance:
 
     def __post_init__(self) -> None:
         """Check the scale and the schedule, and find the terms that count."""
-        _check_factor(self.scale, "scale")
+        check_factor(self.scale, "scale")
         check_schedule(self.schedule)
         require(0 < self.time_scale < math.inf, f"time_scale is {self.time_scale}; it must be positive")
         active = tuple(term for term in self.terms if not _is_zero(term.weight)) if not _is_zero(self.scale) else ()
@@ -135,12 +135,12 @@ class ClipGuidance:
     def __call__(self, x: Tensor, level: Level) -> Prediction:
         """Predict from ``x`` [B, C, H, W] at ``level``, with the terms' pull as score."""
         score = self._score(x, [level])  # first: what does not fit is found before anything else is computed
-        return _with(self.denoise(x, level), score)
+        return self.denoise(x, level).adding(score)
 
     def rows(self, x: Tensor, levels: Sequence[Level]) -> Prediction:
         """Predict from ``x`` [B, C, H, W] whose images stand at a level each."""
         score = self._score(x, levels)
-        return _with(predict_rows(self.denoise, x, levels), score)
+        return predict_rows(self.denoise, x, levels).adding(score)
 
     def _score(self, x: Tensor, levels: Sequence[Level]) -> Tensor | None:
         """What is added to the score, [B, C, H, W]; None where nothing pulls."""
@@ -148,7 +148,7 @@ class ClipGuidance:
         if not any(factors):
             return None
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        scale = _over_images(self.scale, wide, "scales") * _spread(factors, wide)
+        scale = over_images(self.scale, wide, "scales") * spread(factors, wide)
         return scale.reshape(-1, 1, 1, 1) * self._gradient(wide, levels)
 
     def _gradient(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
@@ -157,7 +157,7 @@ class ClipGuidance:
         fits = side is None or tuple(x.shape[2:]) == (side, side)
         require(fits, f"the encoder sees images of {side} x {side} pixels; the state is {list(x.shape)}")
         with torch.inference_mode(False):
-            t = _spread([level.t * self.time_scale for level in levels], x).expand(x.shape[0])
+            t = spread([level.t * self.time_scale for level in levels], x).expand(x.shape[0])
             references = self._references(x, levels, t)
             with torch.enable_grad():
                 seen = x.detach().clone().requires_grad_()
@@ -167,7 +167,7 @@ class ClipGuidance:
             require(
                 depends, "the encoder's features carry no gradient; call it without torch.no_grad and without detach"
             )
-            weights = [_over_images(term.weight, x, "weights").clone() for term in self._active]
+            weights = [over_images(term.weight, x, "weights").clone() for term in self._active]
             (gradient,) = torch.autograd.grad(values, seen, weights)
         return gradient
 
@@ -181,7 +181,7 @@ class ClipGuidance:
             eps.shape == x.shape, f"the noise is {list(eps.shape)} and the state {list(x.shape)}; give Noise(like=x)"
         )
         alpha_bar = torch.tensor([level.alpha_bar for level in levels], dtype=torch.float64).reshape(-1, 1, 1, 1)
-        signal, spread = alpha_bar.sqrt().to(x), (1 - alpha_bar).sqrt().to(x)
+        signal, sigma = alpha_bar.sqrt().to(x), (1 - alpha_bar).sqrt().to(x)
         found = {}
         with torch.no_grad():
             for key, image in images.items():
@@ -191,7 +191,7 @@ class ClipGuidance:
                     f"a reference is {list(image.shape)} and the state {list(x.shape)}; give one image of that size, "
                     "or one for each",
                 )
-                found[key] = self.encoder(signal * image.to(x) + spread * eps.to(x), t)
+                found[key] = self.encoder(signal * image.to(x) + sigma * eps.to(x), t)
         return found
 
 
@@ -254,36 +254,12 @@ def shift_ratio(record: Record, variance: VarianceKind = "auto") -> Tensor | Non
     if prediction is None or prediction.score is None or record.move.there.clean:
         return None
     _, log_variance = model_variance(prediction, record.move, variance)
-    spread = torch.as_tensor(log_variance / 2, device=prediction.score.device).exp()
-    return (spread * prediction.score).square().mean((1, 2, 3)).sqrt()
-
-
-def _with(prediction: Prediction, score: Tensor | None) -> Prediction:
-    if score is None:
-        return prediction
-    return replace(prediction, score=score if prediction.score is None else prediction.score + score)
+    sigma = torch.as_tensor(log_variance / 2, device=prediction.score.device).exp()
+    return (sigma * prediction.score).square().mean((1, 2, 3)).sqrt()
 
 
 def _of(term: Term, references: dict[int, ClipFeatures]) -> ClipFeatures | None:
     return references.get(id(term.image)) if isinstance(term, ImageTerm) else None
-
-
-def _spread(values: list[float], x: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=x.dtype).to(x.device)
-
-
-def _over_images(factor: float | Tensor, x: Tensor, what: str) -> Tensor:
-    """One number for each image, [B]."""
-    given = torch.as_tensor(factor, dtype=x.dtype, device=x.device).reshape(-1)
-    count = given.numel()
-    require(count in (1, x.shape[0]), f"{count} {what} were given for {x.shape[0]} images; give one, or one for each")
-    return given.expand(x.shape[0])
-
-
-def _check_factor(factor: float | Tensor, what: str) -> None:
-    value = torch.as_tensor(factor)
-    finite = value.ndim <= 1 and value.numel() > 0 and bool(value.isfinite().all())
-    require(finite, f"{what} is {factor}; it must be a finite number, or a tensor [B] of them")
 
 
 def _is_zero(factor: float | Tensor) -> bool:

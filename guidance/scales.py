@@ -1,15 +1,18 @@
-"""How strongly a guidance pulls at each noise level: factors in [0, 1] on its scale."""
+"""How strongly a guidance pulls: factors in [0, 1] on its scale by noise level, and scales of each image."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
+
+import torch
+from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.samplers import Level
 
-__all__ = ["ScaleSchedule", "check_schedule", "scale_at"]
+__all__ = ["ScaleSchedule", "check_factor", "check_schedule", "over_images", "scale_at", "spread"]
 
 #: Names of the factors. With ``u`` the level's time over that of the noisiest level, from 1 at noise to 0 at the image:
 #:
@@ -39,6 +42,33 @@ def check_schedule(schedule: str) -> None:
     """Raise UserError for a name that is none of `ScaleSchedule`."""
     known = get_args(ScaleSchedule)
     require(schedule in known, f"schedule is {schedule!r}; known are {', '.join(known)}")
+
+
+def check_factor(factor: float | Tensor, what: str) -> None:
+    """Raise UserError unless ``factor`` is a finite number, or a tensor of one for each image."""
+    value = torch.as_tensor(factor)
+    finite = value.ndim <= 1 and value.numel() > 0 and bool(value.isfinite().all())
+    require(finite, f"{what} is {factor}; it must be a finite number, or a tensor [B] of them")
+
+
+def over_images(factor: float | Tensor, x: Tensor, what: str) -> Tensor:
+    """Return a factor as one number for each image of ``x``, [B], where ``x`` is and in its dtype.
+
+    Raises:
+        UserError: A tensor of another number of factors, which ``what`` names.
+    """
+    if not isinstance(factor, Tensor):
+        return torch.full((x.shape[0],), factor, device=x.device, dtype=x.dtype)
+    count = factor.numel()
+    require(count in (1, x.shape[0]), f"{count} {what} were given for {x.shape[0]} images; give one, or one for each")
+    return factor.to(x).reshape(-1).expand(x.shape[0])
+
+
+def spread(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return values as a tensor where ``like`` is; one alone without waiting for the device."""
+    if len(values) == 1:
+        return torch.full((1,), values[0], device=like.device, dtype=like.dtype)
+    return torch.tensor(values, dtype=like.dtype).to(like.device)
 
 
 _FACTORS: dict[str, Callable[[float, Level, int], float]] = {

@@ -17,6 +17,8 @@ from steerdiff.guidance.distances import geodesic
 from steerdiff.models.clip import MEAN, STD, Clip
 from steerdiff.samplers import Move, Noise, Seeds, Step
 
+from .inputs import fitted_mask
+
 __all__ = ["PredictedEnd", "Ranking", "Texts", "candidate_seeds", "distances", "region_of", "union"]
 
 #: One text for all images, one for each, or none.
@@ -51,10 +53,9 @@ def region_of(model: Model, clip: Clip, mask: Tensor | None, texts: Texts, image
     Raises:
         UserError: A mask that does not fit or selects nothing, a text that CLIP cannot read, or a wrong number of them.
     """
-    fitting = None if mask is None else model.fit_mask(mask)
+    fitting = None if mask is None else fitted_mask(model, mask, images)
     if fitting is not None:
         rows = fitting.shape[0]
-        require(rows in (1, images), f"{rows} masks were given for {images} images; give one, or one for each image")
         empty = [str(row) for row in range(rows) if not bool(fitting[row].any())]
         where = f" of image {', '.join(empty)}" if rows > 1 else ""
         require(not empty, f"the mask{where} selects nothing; give one that is 1 where the image may change")

@@ -10,7 +10,19 @@ from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.samplers.constraints import KnownRegion
 
-__all__ = ["known_part"]
+__all__ = ["fitted_mask", "known_part"]
+
+
+def fitted_mask(model: Model, mask: Tensor, images: int) -> Tensor:
+    """Return a mask at the size of the model's state, for all of so many images or one for each.
+
+    Raises:
+        UserError: A mask that does not fit the model or the number of images.
+    """
+    fitted = model.fit_mask(mask)
+    rows = fitted.shape[0]
+    require(rows in (1, images), f"{rows} masks were given for {images} images; give one, or one for each image")
+    return fitted
 
 
 def known_part(model: Model, x0: Tensor, mask: Tensor, **options: Any) -> KnownRegion:
@@ -25,7 +37,4 @@ def known_part(model: Model, x0: Tensor, mask: Tensor, **options: Any) -> KnownR
     Raises:
         UserError: A mask that does not fit the model or the number of images.
     """
-    fitted = model.fit_mask(mask)
-    rows, images = fitted.shape[0], x0.shape[0]
-    require(rows in (1, images), f"{rows} masks were given for {images} images; give one, or one for each image")
-    return KnownRegion(x0, keep=1 - fitted.to(x0.dtype), **options)
+    return KnownRegion(x0, keep=1 - fitted_mask(model, mask, x0.shape[0]).to(x0.dtype), **options)

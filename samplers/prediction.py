@@ -107,6 +107,12 @@ class Prediction:
         x0 = self.x0 + (1 - alpha_bar) / math.sqrt(alpha_bar) * self.score
         return replace(self, x0=x0, eps=eps, score=None)
 
+    def adding(self, score: Tensor | None) -> Prediction:
+        """Return the prediction with ``score`` [B, C, H, W] added to its own: guidances nest by their sum."""
+        if score is None:
+            return self
+        return replace(self, score=score if self.score is None else self.score + score)
+
     def _with_x0(self, x0: Tensor, level: Level | Tensor, x: Tensor) -> Prediction:
         signal, noise = _roots(level, self.x0)
         return replace(self, x0=x0, eps=(_widened(x) - signal * x0) / noise)
