@@ -26,6 +26,7 @@ SDG_PAPER = Paper(
     translation="100 times become 50; text 160 and content 100 of the README's commands stay, although they belong to "
     "CLIP's RN50x16 at 256 pixels, whose place the shipped noisy CLIP takes",
     tuned=_TUNED,
+    seeds=1,
     claims=(
         Claim(
             text="text and image together keep more of the reference than the text alone",
