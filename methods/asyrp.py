@@ -15,21 +15,20 @@ from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.asymmetric import asymmetric
 from steerdiff.guidance.directional import filled, text_direction
-from steerdiff.guidance.loading import load_cached, locate
+from steerdiff.guidance.loading import load_cached
 from steerdiff.guidance.perceptual import perceptual
 from steerdiff.guidance.phases import PhaseCurves
 from steerdiff.guidance.prompts import Prompt
 from steerdiff.guidance.settings import Spacing
 from steerdiff.models.clip import Clip
-from steerdiff.models.delta import Delta, check_base, load_delta, make_delta
+from steerdiff.models.delta import Delta, make_delta
 from steerdiff.models.delta_h import DeltaHForm, MixedDeltaH, build_delta_h, delta_h_config
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, Seeds, SigmaSpacing, integrate
-from steerdiff.train.finetune import FinetuneConfig, finetune
-from steerdiff.train.templates import templates_for
+from steerdiff.train.finetune import FinetuneConfig
 
 from .asyrp_tuning import AsyrpTuning, SourceImage, cached_curves, shift_config, shift_of
 from .boosted_ddim import BoostedDDIM
-from .diffusion_clip_tuning import EditLoss, LatentPairs, drawn_images, folder_images, inverted
+from .edit_tuning import EditLoss, LatentPairs, descend, latent_pairs, named_deltas, sentences, training_images
 from .finetuned import cached_delta, copy_of, digest
 from .finetuned import identity as identity_of
 
@@ -188,17 +187,13 @@ class Asyrp:
             UserError: A file is no delta of this method and this model, or tuning is not possible.
         """
         if self.delta is not None:
-            found = tuple(load_delta(locate(file)) for file in (self.delta, *self.more))
-            for file, one in zip((self.delta, *self.more), found, strict=True):
-                require(one.method == _METHOD, f"{file} was tuned by {one.method}; give a delta of {_METHOD}")
-                check_base(one, identity_of(model))
-            return found
+            return named_deltas(self, _METHOD, identity_of(model))
         if self.degree == 0:
             return ()
         clip: Clip = load_cached(self.clip, "clip", device=model.device)
         self.direction(clip)  # for its errors, before anything is computed
         delta_h_config(model.network)  # likewise
-        images, _ = self._images(copy_of(model, shares=True))
+        images, _ = training_images(self, copy_of(model, shares=True))
 
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, folder=folder, resume=True, progress=progress is not None)
@@ -218,7 +213,7 @@ class Asyrp:
 
     def direction(self, clip: Clip) -> Tensor:
         """Return the unit vector [D] from the source text to the target text, averaged over templates."""
-        return text_direction(clip, self.source_text, self.target_text, self._sentences())
+        return text_direction(clip, self.source_text, self.target_text, sentences(self, clip))
 
     def cosine_of_texts(self, clip: Clip) -> float:
         """Return how alike the two texts are, in (0, 1].
@@ -226,8 +221,8 @@ class Asyrp:
         Raises:
             UserError: They point away from each other, so that the rule for ``t_edit`` says nothing.
         """
-        sentences = self._sentences() if self.cosine == "templates" else ("{}",)
-        source, target = ([filled(one, text) for one in sentences] for text in (self.source_text, self.target_text))
+        chosen = sentences(self, clip) if self.cosine == "templates" else ("{}",)
+        source, target = ([filled(one, text) for one in chosen] for text in (self.source_text, self.target_text))
         with torch.no_grad():
             cosine = float((clip.text_features(source) * clip.text_features(target)).sum(-1).mean())
         texts = f"{self.source_text!r} and {self.target_text!r} have the cosine {cosine:.2f}"
@@ -246,7 +241,7 @@ class Asyrp:
             UserError: The distance lacks its weights, or there are no images.
         """
         quiet = copy_of(model, shares=True)
-        images, captions = self._images(quiet)
+        images, captions = training_images(self, quiet)
         images, told = images[: self.curve_images], captions[: self.curve_images] if captions else None
         told = told if self.uses_prompt else None
         distance = perceptual(self.distance, clip if self.distance == self.clip else None)
@@ -277,7 +272,7 @@ class Asyrp:
         moves = [move for move in self.path(model, self.n_train) if move.here.t >= facts["t_edit"]]
         require(moves != [], f"no move of tuning begins above t_edit = {facts['t_edit']:g}; lower it")
         path = Path.from_moves(moves, T=model.schedule.T)
-        pairs = self._pairs(quiet, clip, len(path))
+        pairs = latent_pairs(self, quiet, clip, self.path(model, self.n_inv).inverted(), len(path))
         config = shift_config(quiet, path, self.form, ignores_time=self.ignores_time, gain=self.gain)
         delta_h = build_delta_h(config, seed=self.tune_seed).to(model.device)
         loss = EditLoss(
@@ -287,13 +282,10 @@ class Asyrp:
             l1_weight=self.l1_weight * facts["cosine"],
             views=self.views,
         )
-        descend = AsyrpTuning(quiet, delta_h, path, pairs, loss, self.source, self.clip_x0, self.symmetric)
+        tuning = AsyrpTuning(quiet, delta_h, path, pairs, loss, self.source, self.clip_x0, self.symmetric)
         settings = {**self._settings(clip, pairs.images), **facts, "delta_h": config.to_dict()}
         run = self._run(folder, pairs, {**settings, "base": identity_of(model)})
-        with torch.inference_mode(False), torch.enable_grad():
-            result = finetune(run, delta_h, descend, pairs, resume=resume, progress=progress)
-        if not result.completed:
-            raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
+        descend(run, delta_h, tuning, pairs, resume=resume, progress=progress)
         return make_delta({}, delta_h.state_dict(), base=identity_of(model), method=_METHOD, settings=settings)
 
     def _edited(self, model: Model, deltas: Sequence[Delta], original: Denoiser, told: Any) -> Denoiser:
@@ -323,27 +315,6 @@ class Asyrp:
             given = {name: found[name]() if value is None else value for name, value in given.items()}
         return {"cosine": cosine, **given}  # type: ignore[dict-item]  # none is left
 
-    def _sentences(self) -> tuple[str, ...]:
-        return templates_for(self.source_text, self.target_text) if self.templates == "auto" else ("{}",)
-
-    def _images(self, model: Model) -> tuple[Tensor, list[str] | None]:
-        """Return the training images and their captions."""
-        if self.images is not None:
-            return folder_images(model, self.images, self.n_images, bool(self.uses_prompt))
-        return drawn_images(model, self.source_text, self.n_images, self.image_steps, self.tune_seed)
-
-    def _pairs(self, model: Model, clip: Clip, updates: int) -> LatentPairs:
-        """Return the training images with their latents."""
-        images, captions = self._images(model)
-        told = captions if self.uses_prompt else None
-        with torch.no_grad():
-            features = torch.cat([clip.image_features(one) for one in torch.split(images, 32)])
-            latents = inverted(model, images, told, self.path(model, self.n_inv).inverted(), self.clip_x0)
-        size, texts = min(self.batch_size, len(images)), None if told is None else tuple(told)
-        return LatentPairs(
-            images=images, latents=latents, features=features, captions=texts, batch_size=size, updates=updates
-        )
-
     def _settings(self, clip: Clip, images: Tensor) -> dict[str, Any]:
         """Return all that decides what tuning computes, JSON-able."""
         fields = {name: getattr(self, name) for name in _TUNING}
@@ -353,17 +324,16 @@ class Asyrp:
 
     def _run(self, folder: FilePath, pairs: LatentPairs, about: dict[str, Any]) -> FinetuneConfig:
         """Return the settings of the loop: plain gradient descent whose rate falls every few epochs."""
-        epoch = max(1, len(pairs.images) // pairs.batch_size) * pairs.updates
         return FinetuneConfig(
             folder=str(folder),
             about=about,
-            steps=epoch * self.epochs,
+            steps=pairs.epoch * self.epochs,
             batch_size=pairs.batch_size,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             rate_gamma=self.rate_gamma,
-            rate_every=epoch * self.rate_every,
-            checkpoint_every=epoch,
+            rate_every=pairs.epoch * self.rate_every,
+            checkpoint_every=pairs.epoch,
         )
 
 

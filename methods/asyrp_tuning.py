@@ -20,7 +20,7 @@ from steerdiff.models.delta_h import DeltaHConfig, DeltaHForm, build_delta_h, de
 from steerdiff.samplers import DDIM, ClipPolicy, Level, Noise, Path, Prediction
 from steerdiff.train.losses import Batch
 
-from .diffusion_clip_tuning import EditLoss, LatentPairs, images_of
+from .edit_tuning import EditLoss, LatentPairs, images_of
 from .finetuned import cached_tensors, digest, identity
 
 __all__ = ["AsyrpTuning", "SourceImage", "cached_curves", "shift_config", "shift_of"]

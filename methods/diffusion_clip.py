@@ -17,21 +17,20 @@ from steerdiff.guidance.loading import load_cached
 from steerdiff.guidance.mixed import MixedDenoiser
 from steerdiff.guidance.prompts import Prompt
 from steerdiff.models.clip import Clip
-from steerdiff.models.delta import Delta, load_delta, make_delta
+from steerdiff.models.delta import Delta, make_delta
 from steerdiff.samplers import CLEAN, DDIM, ClipPolicy, Denoiser, Noise, NoiseSchedule, Path, Seeds, integrate
-from steerdiff.train.finetune import FinetuneConfig, finetune
-from steerdiff.train.templates import templates_for
+from steerdiff.train.finetune import FinetuneConfig
 
-from .diffusion_clip_tuning import (
+from .diffusion_clip_tuning import EfficientTuning, Finish, QuickTuning
+from .edit_tuning import (
     EditLoss,
-    EfficientTuning,
-    Finish,
     Identity,
     LatentPairs,
-    QuickTuning,
-    drawn_images,
-    folder_images,
-    inverted,
+    descend,
+    latent_pairs,
+    named_deltas,
+    sentences,
+    training_images,
 )
 from .finetuned import cached_delta, copy_of, digest, with_delta
 from .finetuned import identity as identity_of
@@ -188,17 +187,14 @@ class DiffusionCLIP:
             UserError: A file is no delta of this method, or tuning is not possible.
         """
         if self.delta is not None:
-            found = tuple(load_delta(file) for file in (self.delta, *self.more))
-            for file, one in zip((self.delta, *self.more), found, strict=True):
-                require(one.method == _METHOD, f"{file} was tuned by {one.method}; give a delta of {_METHOD}")
-            return found
+            return named_deltas(self, _METHOD, identity_of(model))
         if self.degree == 0:
             return ()
         require(not self.id_weight, "id_weight needs what compares faces; tune with finetune(identity=...), give delta")
         clip: Clip = load_cached(self.clip, "clip", device=model.device)
         self.direction(clip)  # for its errors, before anything is computed
-        images = self._images(copy_of(model, shares=True))
-        settings = self._settings(clip, images[0])
+        images, _ = training_images(self, copy_of(model, shares=True))
+        settings = self._settings(clip, images)
 
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, folder=folder, resume=True, progress=progress is not None)
@@ -212,9 +208,7 @@ class DiffusionCLIP:
 
     def direction(self, clip: Clip) -> Tensor:
         """Return the unit vector [D] from the source text to the target text, averaged over templates."""
-        chosen = self.templates == "auto"
-        templates = templates_for(self.source_text, self.target_text, clip.words) if chosen else ("{}",)
-        return text_direction(clip, self.source_text, self.target_text, templates)
+        return text_direction(clip, self.source_text, self.target_text, sentences(self, clip))
 
     def tuning_path(self, schedule: NoiseSchedule) -> Path:
         """Return the moves of tuning; the efficient variant leaves out those of the original, which teach nothing."""
@@ -273,13 +267,10 @@ class DiffusionCLIP:
         kind = QuickTuning if self.variant == "quick" else EfficientTuning
         path = self.tuning_path(model.schedule)
         finish = self.settled(())._finish(copy_of(model, shares=True))
-        descend = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing, finish)
+        tuning = kind(tuned, path, pairs, loss, self.clip_x0, checkpointing, finish)
         settings = self._settings(clip, pairs.images)
         config = self._config(folder, pairs, {**settings, "base": identity_of(model)}, bf16)
-        with torch.inference_mode(False), torch.enable_grad():
-            result = finetune(config, network, descend, pairs, resume=resume, progress=progress)
-        if not result.completed:
-            raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
+        descend(config, network, tuning, pairs, resume=resume, progress=progress)
         before = cast(nn.Module, model.network).state_dict()
         return make_delta(before, network.state_dict(), base=identity_of(model), method=_METHOD, settings=settings)
 
@@ -301,27 +292,10 @@ class DiffusionCLIP:
         below = schedule.level(max(0.0, down.start.t - 1))
         return integrate(denoise, DDIM(), down, schedule.q_sample(x, below, noise()))
 
-    def _images(self, model: Model) -> tuple[Tensor, list[str] | None]:
-        """Return the training images and their captions."""
-        if self.images is not None:
-            return folder_images(model, self.images, self.n_images, bool(self.uses_prompt))
-        return drawn_images(model, self.source_text, self.n_images, self.image_steps, self.tune_seed)
-
     def _pairs(self, model: Model, clip: Clip) -> LatentPairs:
         """Return the training images with their latents (section 3.2)."""
-        images, captions = self._images(model)
-        told = captions if self.uses_prompt else None
-        up = self.path(model.schedule, self.n_inv).inverted()
-        with torch.no_grad():
-            features = torch.cat([clip.image_features(one) for one in torch.split(images, 32)])
-        return LatentPairs(
-            images=images,
-            latents=inverted(model, images, told, up, self.clip_x0),
-            features=features,
-            captions=None if told is None else tuple(told),
-            batch_size=min(self.batch_size, len(images)),
-            updates=1 if self.variant == "quick" else len(self.tuning_path(model.schedule)),
-        )
+        updates = 1 if self.variant == "quick" else len(self.tuning_path(model.schedule))
+        return latent_pairs(self, model, clip, self.path(model.schedule, self.n_inv).inverted(), updates)
 
     def _settings(self, clip: Clip, images: Tensor) -> dict[str, Any]:
         """Return all that decides what tuning computes, JSON-able."""
@@ -332,17 +306,16 @@ class DiffusionCLIP:
 
     def _config(self, folder: FilePath, pairs: LatentPairs, about: dict[str, Any], bf16: bool) -> FinetuneConfig:
         """Return the settings of the loop: the rate grows after every epoch."""
-        epoch = max(1, len(pairs.images) // pairs.batch_size) * pairs.updates
         return FinetuneConfig(
             folder=str(folder),
             about=about,
-            steps=epoch * self.epochs,
+            steps=pairs.epoch * self.epochs,
             batch_size=pairs.batch_size,
             learning_rate=self.learning_rate,
             rate_gamma=self.rate_gamma,
-            rate_every=epoch,
+            rate_every=pairs.epoch,
             precision="bf16" if bf16 else "fp32",
-            checkpoint_every=epoch,
+            checkpoint_every=pairs.epoch,
         )
 
 

@@ -17,6 +17,7 @@ from steerdiff.guidance.phases import PhaseCurves, phase_curves
 from steerdiff.methods.asyrp import Asyrp
 from steerdiff.methods.asyrp_tuning import AsyrpTuning
 from steerdiff.methods.boosted_ddim import BoostedDDIM
+from steerdiff.methods.edit_tuning import training_images
 from steerdiff.methods.finetuned import digest, identity
 from steerdiff.models.delta import Delta, load_delta, make_delta, save_delta
 from steerdiff.models.delta_h import DeltaHConfig, build_delta_h, delta_h_config
@@ -55,7 +56,7 @@ def own_cache(tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch) -> FilePath:
     monkeypatch.setenv("STEERDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("steerdiff.methods.asyrp.load_cached", load_tiny)
     monkeypatch.setattr("steerdiff.methods.asyrp.perceptual", lambda *_: Squares())
-    monkeypatch.setattr("steerdiff.methods.asyrp.templates_for", lambda *_: ("a {}", "a red {}"))
+    monkeypatch.setattr("steerdiff.methods.edit_tuning.templates_for", lambda *_: ("a {}", "a red {}"))
     return tmp_path / "cache"
 
 
@@ -224,7 +225,7 @@ def test_each_trajectory_is_the_asymmetric_one_of_its_image(
     monkeypatch.setattr(AsyrpTuning, "__call__", watched)
     still = dataclasses.replace(SMALL, learning_rate=1e-30, batch_size=3)
     delta = still.finetune(model, folder=tmp_path / "run", progress=False)
-    images, _ = still._images(model)
+    images, _ = training_images(still, model)
     path = Path.respaced(model.schedule, 8)
     latent = integrate(model.denoiser(clip="none"), DDIM(), path.inverted(), images)
     part = path[: len(states)]

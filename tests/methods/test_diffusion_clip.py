@@ -16,7 +16,8 @@ from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.io import save_image
 from steerdiff.methods import DiffusionCLIP
-from steerdiff.methods.diffusion_clip_tuning import EditLoss, EfficientTuning, LatentPairs, QuickTuning
+from steerdiff.methods.diffusion_clip_tuning import EfficientTuning, QuickTuning
+from steerdiff.methods.edit_tuning import EditLoss, LatentPairs
 from steerdiff.methods.finetuned import cache_folder, copy_of, digest, identity, with_delta
 from steerdiff.models.delta import Delta, load_delta, make_delta, save_delta
 from steerdiff.samplers import CLEAN, DDIM, Level, Noise, NoiseSchedule, Path, integrate

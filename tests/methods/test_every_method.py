@@ -256,14 +256,13 @@ TOLD = pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_CLIP)))
 def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Small CLIPs in the place of the shipped ones, templates of words that they know, and a cache of their own."""
     monkeypatch.setenv("STEERDIFF_CACHE", str(tmp_path_factory.getbasetemp() / "every-method"))
+    monkeypatch.setattr("steerdiff.methods.edit_tuning.templates_for", lambda *_: ("a {}", "a red {}"))
     for name in METHODS:
         module = METHODS[name].__module__
         if hasattr(sys.modules[module], "load_cached") and name != "classifier":
             monkeypatch.setattr(f"{module}.load_cached", load_tiny)
         if hasattr(sys.modules[module], "perceptual"):
             monkeypatch.setattr(f"{module}.perceptual", lambda source, *_: TinyDistance(source))
-        if hasattr(sys.modules[module], "templates_for"):
-            monkeypatch.setattr(f"{module}.templates_for", lambda *_: ("a {}", "a red {}"))
 
 
 @dataclasses.dataclass(frozen=True)
