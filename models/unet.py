@@ -79,7 +79,8 @@ class UNet(nn.Module):
         self._check(x, context, y, concat)
         height, width = (size // self.config.unshuffle for size in x.shape[-2:])
         if control is not None:
-            control.check((site, height * width // site.factor**2) for site in self.sites)
+            sites = ((site, height * width // site.factor**2) for site in self.sites)
+            control.begin(sites, len(x), None if context is None else context.shape[1])
         emb = self.time_embed(time_embedding(t, self.config.model_channels, self.config.time_features).to(self.dtype))
         if y is not None:
             emb = emb + self.label_emb(y)

@@ -1,0 +1,215 @@
+"""Attention edits as data: what they are, what they do to the maps, and the same on fused attention without maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from steerdiff.errors import require
+
+from .site import Kind, Site
+
+__all__ = ["AttentionEdit", "attention_maps", "edited_attention", "fused_edit", "rows_of", "with_rows"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionEdit:
+    """Prompt-to-Prompt as data: for pairs of batch rows, how a target row's attention follows its source row.
+
+    Cross-attention of target row e becomes, with P the probabilities after the softmax,
+    ``P' = gate * equalizer * (blend * (P_source @ mapper) + (1 - blend) * P_target) + (1 - gate) * P_target``;
+    nothing is normalised afterwards. Self-attention uses the source's queries and keys with the target's own values,
+    so no map over cells is formed. All sources are read as they are without the edit, so one row may lead several and
+    a row may lead itself (``equalizer`` then re-weights its own map). Under classifier-free guidance the conditional
+    rows come first, and the rows named here are among them.
+
+    A leading 1 of the tensors fits any number of edited rows. They are best made on the network's device, and an edit
+    is best made once a step: what each attention needs of it is computed at the first of them.
+
+    Source: Hertz et al. 2022, section 3.2, eq. for replacement, refinement and re-weighting.
+    """
+
+    source: tuple[int, ...]  #: rows of the batch that lead, one for each edited row
+    target: tuple[int, ...]  #: rows of the batch that follow
+    mapper: Tensor | None = None  #: [E, L, L], column n says which source words word n looks at; None keeps each word
+    blend: Tensor | None = None  #: [E, L] in [0, 1], 1 takes the source's mapped map for that word; None is all 1
+    equalizer: Tensor | None = None  #: [E, L], factor of each target word; None is all 1
+    gate: Tensor | None = None  #: [E, L] in [0, 1], how far cross edits count at this step; None is all 1
+    cross: bool = True  #: whether cross-attention is edited
+    cross_tokens: int | None = None  #: cross-attention is edited on grids of at most this many cells; None on all
+    self_tokens: int = 0  #: self-attention is injected on grids of at most this many cells; 0 for none
+    _prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor | None, ...]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        count = len(self.target)
+        require(
+            len(self.source) == count > 0,
+            f"an attention edit pairs {len(self.source)} source rows with {count} target rows; give as many",
+        )
+        require(
+            len(set(self.target)) == count and min(*self.source, *self.target) >= 0,
+            f"the attention edit has source rows {self.source} and target rows {self.target}; "
+            "count from 0 and edit a row once",
+        )
+        lengths = set()
+        for name, dims in (("mapper", 3), ("blend", 2), ("equalizer", 2), ("gate", 2)):
+            given: Tensor | None = getattr(self, name)
+            if given is None:
+                continue
+            fits = given.ndim == dims and given.shape[0] in (1, count) and given.shape[-1] == given.shape[1]
+            form = f"[{count}, L, L]" if dims == 3 else f"[{count}, L]"
+            require(fits, f"{name} of the attention edit is {list(given.shape)}; it must be {form} or start with 1")
+            lengths.add(given.shape[-1])
+        require(len(lengths) < 2, f"the attention edit's tensors are for {sorted(lengths)} tokens; make them for one")
+        require(
+            self.cross_tokens is None or (self.cross and self.cross_tokens > 0),
+            f"cross_tokens is {self.cross_tokens} with cross={self.cross}; give a number above 0 and cross=True",
+        )
+
+    @property
+    def tokens(self) -> int | None:
+        """L, the number of tokens that the tensors are for; None where none is given."""
+        given = (self.mapper, self.blend, self.equalizer, self.gate)
+        return next((tensor.shape[-1] for tensor in given if tensor is not None), None)
+
+    def touches(self, site: Site, cells: int) -> bool:
+        """Say whether this edit changes the attention at ``site``, whose grid has ``cells`` cells."""
+        if site.kind == "self":
+            return cells <= self.self_tokens
+        return self.cross and (self.cross_tokens is None or cells <= self.cross_tokens)
+
+    def check(self, rows: int, tokens: int | None) -> None:
+        """Raise ``UserError`` unless the edit fits a call with ``rows`` images and ``tokens`` text states."""
+        highest = max(*self.source, *self.target)
+        require(
+            highest < rows,
+            f"the attention edit names row {highest}, and the network sees rows 0 to {rows - 1}; pair those",
+        )
+        require(
+            tokens is None or self.tokens in (None, tokens),
+            f"the attention edit is for {self.tokens} tokens, and the text has {tokens}; make its tensors that long",
+        )
+
+    def edited(self, source: Tensor, target: Tensor) -> Tensor:
+        """Return the edited cross-attention maps [E, heads, N, L] from those of the source and the target rows."""
+        mapped = source if self.mapper is None else source @ self.mapper.to(source)[:, None]
+        if self.blend is not None:
+            blend = self.blend.to(source)[:, None, None]
+            mapped = blend * mapped + (1 - blend) * target
+        if self.equalizer is not None:
+            mapped = mapped * self.equalizer.to(source)[:, None, None]
+        if self.gate is None:
+            return mapped
+        gate = self.gate.to(source)[:, None, None]
+        return gate * mapped + (1 - gate) * target
+
+    def injected(self, rows: Tensor) -> Tensor:
+        """Return queries or keys of self-attention with the source's rows in the place of the target's."""
+        return with_rows(rows, self.target, rows_of(rows, self.source))
+
+    def values(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the source's and what the target's map must be multiplied with, for `fused_edit`.
+
+        ``P' V = P_source (A V) + P_target (1 - C) V`` with ``A = mapper * gate * equalizer * blend`` by columns and
+        ``C = gate * (1 - equalizer) + gate * equalizer * blend``. ``A V`` is formed as ``a V + (mapper - 1) a V``:
+        where the mapper is the identity it is ``a V`` to the bit, even in TF32.
+
+        Args:
+            values: Of the target rows, [E, heads, L, d].
+
+        Returns:
+            ``A V`` and ``C V``, each [E, heads, L, d].
+        """
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        moved, taken, left = self._factors(wide)
+        a = wide if taken is None else wide * taken
+        c = wide if left is None else wide * left
+        if moved is not None:
+            a = a + moved @ a
+        return a.to(values.dtype), c.to(values.dtype)
+
+    def _factors(self, like: Tensor) -> tuple[Tensor | None, ...]:
+        """Return ``mapper - 1`` [E, 1, L, L], ``a`` and ``c`` [E, 1, L, 1] beside ``like``; None where all is 1."""
+        key = (like.device, like.dtype)
+        if key in self._prepared:
+            return self._prepared[key]
+        given = (self.mapper, self.blend, self.equalizer, self.gate)
+        mapper, blend, equalizer, gate = (None if tensor is None else tensor.to(like) for tensor in given)
+        moved = None if mapper is None else (mapper - torch.eye(mapper.shape[-1]).to(mapper))[:, None]
+        a = c = None
+        if blend is not None or equalizer is not None or gate is not None:
+            one = torch.ones(1, 1, device=like.device, dtype=like.dtype)
+            b, e, g = (one if tensor is None else tensor for tensor in (blend, equalizer, gate))
+            a, c = (factor[:, None, :, None] for factor in (g * e * b, g * (1 - e) + g * e * b))
+        factors = (moved, a, c)
+        if not any(factor is not None and factor.requires_grad for factor in factors):
+            self._prepared[key] = factors
+        return factors
+
+
+def edited_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, edit: AttentionEdit, kind: Kind = "cross"
+) -> Tensor:
+    """Return the edited attention of a batch by the definition, in float64: the reference for every faster path.
+
+    Args:
+        q: Queries [B, heads, N, d].
+        k: Keys [B, heads, L, d].
+        v: Values [B, heads, L, d].
+        mask: [B, 1, 1, L], True where a key may be seen, or None.
+        edit: What is done to which rows.
+        kind: Which of its two parts applies.
+
+    Returns:
+        [B, heads, N, d] in float64.
+    """
+    probabilities = attention_maps(q.double(), k.double(), mask)
+    source, target = list(edit.source), list(edit.target)
+    rows = probabilities[source]
+    probabilities[target] = rows if kind == "self" else edit.edited(rows, probabilities[target])
+    return probabilities @ v.double()
+
+
+def fused_edit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, edit: AttentionEdit) -> Tensor:
+    """Return what `edited_attention` does for cross-attention, by fused attention alone: no map is formed.
+
+    An edit is linear in the maps, so it can be done to the values. Every row runs the plain attention, and the edited
+    ones get ``attention(q_source, k_source, A v) - attention(q_target, k_target, C v)`` on top. All rows that are not
+    edited keep the bits of a plain call, and so does an edited row that equals its source, unless it is re-weighted.
+    """
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    taken, left = edit.values(rows_of(v, edit.target))
+    change = _attended(q, k, taken, mask, edit.source) - _attended(q, k, left, mask, edit.target)
+    return with_rows(out, edit.target, rows_of(out, edit.target) + change)
+
+
+def attention_maps(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the probabilities [B, heads, N, L] of queries and keys, in float32 or wider."""
+    scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some rows; unlike indexing by a list this sends no index to the device."""
+    return torch.stack([tensor[row] for row in rows])
+
+
+def with_rows(tensor: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:
+    """Return ``tensor`` with ``new`` in the place of some rows."""
+    parts = list(tensor.unbind())
+    for row, part in zip(rows, new.unbind(), strict=True):
+        parts[row] = part
+    return torch.stack(parts)
+
+
+def _attended(q: Tensor, k: Tensor, values: Tensor, mask: Tensor | None, rows: Sequence[int]) -> Tensor:
+    seen = None if mask is None else rows_of(mask, rows)
+    return functional.scaled_dot_product_attention(rows_of(q, rows), rows_of(k, rows), values, attn_mask=seen)
