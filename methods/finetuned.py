@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
 from steerdiff.guidance import Model
+from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.io import ensure_writable
 from steerdiff.models.checkpoint import read_header, read_safetensors, save_safetensors
 from steerdiff.models.clip import Clip
-from steerdiff.models.delta import Delta, apply_delta, load_delta, save_delta
+from steerdiff.models.delta import Delta, apply_delta, load_delta, make_delta, save_delta
+from steerdiff.models.new_words import new_rows, with_words
+from steerdiff.models.text import WordEncoder
 
 __all__ = [
     "cache_folder",
@@ -32,10 +35,14 @@ __all__ = [
     "copy_of",
     "digest",
     "identity",
+    "model_delta",
     "with_delta",
 ]
 
 T = TypeVar("T")
+
+_TEXT = "text."  # before the names of a text encoder's weights in a delta
+_WORDS = "text.words."  # before the words that a delta adds
 
 
 def cache_folder() -> Path:
@@ -120,37 +127,103 @@ def cached_tensors(kind: str, make: Callable[[], Mapping[str, Tensor]], **parts:
         return read_safetensors(path)
 
 
-def copy_of(model: Model, *, shares: bool) -> Model:
+def copy_of(model: Model, *, shares: bool, text: bool = False) -> Model:
     """Return the model with a copy of its network that carries no hooks: what tuning calls is nobody else's business.
 
     Args:
         model: Any model with weights.
         shares: The copy has the very same weights and takes no memory; otherwise it has its own, in float32 at least.
+        text: Copy the text encoder as well.
     """
     network = model.network
     if not isinstance(network, nn.Module):
         raise UserError(
             f"{model.name} is a formula without weights that could be tuned; use degree 0, or another model"
         )
-    kept = (*network.parameters(), *network.buffers())
-    copied = copy.deepcopy(network, {id(tensor): tensor for tensor in kept} if shares else {})
-    for module in copied.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    if not shares and torch.finfo(model.dtype).bits < 32:
-        copied = copied.float()
-    return replace(model, network=copied)
+    copied = replace(model, network=_copied(network, shares))
+    encoder = _module(model.text) if text else None
+    return copied if encoder is None else replace(copied, text=cast(TextEncoder, _copied(encoder, shares)))
+
+
+def _copied(module: nn.Module, shares: bool) -> nn.Module:
+    kept = (*module.parameters(), *module.buffers())
+    copied = copy.deepcopy(module, {id(tensor): tensor for tensor in kept} if shares else {})
+    for part in copied.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    types = {parameter.dtype for parameter in module.parameters()}
+    is_small = any(torch.finfo(kind).bits < 32 for kind in types)
+    return copied.float() if is_small and not shares else copied
+
+
+def model_delta(
+    base: Model, tuned: Model, *, method: str, settings: Mapping[str, Any] | None = None, rank: int | None = None
+) -> Delta:
+    """Return what tuning changed in a model: its network, its text encoder, and the words that it was given.
+
+    Args:
+        base: The model before, without new words.
+        tuned: The same after.
+        method: Command name of the method.
+        settings: What it was tuned with, JSON-able.
+        rank: As `steerdiff.models.delta.make_delta`.
+    """
+    before, after = _weights(base), _weights(tuned)
+    words = {_WORDS + word: row for word, row in new_rows(_module(base.text), _module(tuned.text)).items()}
+    for name, value in before.items():  # rows of new words stand behind those of the others
+        if words and name == f"{_TEXT}embedding.weight":
+            after[name] = after[name][: len(value)]
+    return make_delta(before, {**after, **words}, base=identity(base), method=method, settings=settings, rank=rank)
 
 
 def with_delta(model: Model, delta: Delta) -> Model:
-    """Return the model with a delta's changes in a copy of its network; UserError if it is of another model.
+    """Return the model with a delta's changes in a copy of its network, and of its text encoder if it is changed.
 
-    The result no longer counts as the file's model, so that a delta cannot be put on it once more.
+    Words that the delta adds are known to the result. It no longer counts as the file's model, so that a delta cannot
+    be put on it once more.
+
+    Raises:
+        UserError: The delta is of another model, or adds a word that the model knows already.
     """
     base = identity(model)
+    of_text = {name for name in delta.forms if name.startswith(_TEXT)}
     network = cast(nn.Module, copy.deepcopy(model.network))
-    apply_delta(network, delta, base)
-    return replace(model, network=network, files=())
+    apply_delta(network, replace(delta, forms={k: v for k, v in delta.forms.items() if k not in of_text}), base)
+    if not of_text:
+        return replace(model, network=network, files=())
+    own = _module(model.text)
+    require(own is not None, f"the delta changes a text encoder, which {model.name} has not; fetch it again")
+    text = copy.deepcopy(cast(nn.Module, own))
+    renamed = {name: name.removeprefix(_TEXT) for name in of_text}
+    apply_delta(text, _renamed(delta, renamed), base)
+    rows = {name.removeprefix(_WORDS): row for name, row in delta.added().items() if name.startswith(_WORDS)}
+    if rows:
+        require(isinstance(text, WordEncoder), f"the delta adds words, which {model.name} needs not; fetch it again")
+        text = with_words(cast(WordEncoder, text), rows)
+    return replace(model, network=network, text=cast(TextEncoder, text), files=())
+
+
+def _renamed(delta: Delta, names: Mapping[str, str]) -> Delta:
+    """Return the part of a delta with these weights, by their new names."""
+    tensors = {
+        new + part: delta.tensors[old + part]
+        for old, new in names.items()
+        for part in ("", ".left", ".right")
+        if old + part in delta.tensors
+    }
+    forms = {new: delta.forms[old] for old, new in names.items()}
+    return replace(delta, tensors=tensors, forms=forms, scales={new: delta.scales[old] for old, new in names.items()})
+
+
+def _weights(model: Model) -> dict[str, Tensor]:
+    """Return the weights of the network by name, and those of the text encoder with ``text.`` before theirs."""
+    text = _module(model.text)
+    own = {} if text is None else {_TEXT + name: value for name, value in text.state_dict().items()}
+    return {**cast(nn.Module, model.network).state_dict(), **own}
+
+
+def _module(part: Any) -> nn.Module | None:
+    return part if isinstance(part, nn.Module) else None
 
 
 def _read(path: Path, load: Callable[[], T]) -> T | None:

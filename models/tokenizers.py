@@ -16,7 +16,17 @@ from torch import Tensor
 
 from steerdiff.errors import UserError, require
 
-__all__ = ["CLIP_VOCABULARY", "Frame", "WordPiece", "Words", "clip_pieces", "clip_words", "read_vocab", "token_table"]
+__all__ = [
+    "CLIP_VOCABULARY",
+    "Frame",
+    "WordPiece",
+    "Words",
+    "clip_chunks",
+    "clip_vocabulary",
+    "clip_words",
+    "read_vocab",
+    "token_table",
+]
 
 #: Each word of a prompt and the numbers of its tokens.
 Words = list[tuple[str, list[int]]]
@@ -93,19 +103,35 @@ def clip_words(text: str, undoes_html: bool) -> Words:
     return [(word, list(_encode(tokenizer, word))) for word in clean.split()]
 
 
-def clip_pieces(text: str, undoes_html: bool) -> list[str]:
-    """Return what each of CLIP's tokens of a prompt stands for; together they are the cleaned prompt without spaces.
+def clip_chunks(text: str, undoes_html: bool) -> list[list[str]]:
+    """Return for each part of a prompt between spaces what CLIP's tokens stand for; together they are the clean part.
 
     A letter made of several tokens belongs to the last of them, and the others are "".
     """
     tokenizer = _byte_pairs()
-    pieces = []
+    chunks = []
     for _, numbers in clip_words(text, undoes_html):
         decoder = codecs.getincrementaldecoder("utf-8")()
-        for number in numbers:
-            symbols = tokenizer.decoder[number].removesuffix("</w>")
-            pieces.append(decoder.decode(bytes(tokenizer.byte_decoder[symbol] for symbol in symbols)))
-    return pieces
+        tokens = (tokenizer.decoder[number].removesuffix("</w>") for number in numbers)
+        chunks.append([decoder.decode(bytes(map(tokenizer.byte_decoder.__getitem__, token))) for token in tokens])
+    return chunks
+
+
+@functools.cache
+def clip_vocabulary() -> tuple[tuple[str, bool], ...]:
+    """Return what each of CLIP's tokens stands for and whether it ends a word; pairs come in the order of frequency.
+
+    A token that is no whole letter, or a mark, stands for "".
+    """
+    tokenizer = _byte_pairs()
+    found = []
+    for number in range(CLIP_VOCABULARY):
+        symbols = tokenizer.decoder[number]
+        ends, symbols = symbols.endswith("</w>"), symbols.removesuffix("</w>")
+        is_mark = number >= CLIP_VOCABULARY - 2
+        text = b"" if is_mark else bytes(tokenizer.byte_decoder[symbol] for symbol in symbols)
+        found.append((text.decode("utf-8", errors="ignore"), ends))
+    return tuple(found)
 
 
 def read_vocab(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -147,9 +173,13 @@ class WordPiece:
         unknown = self.number["[UNK]"]
         return [(word, [self.number.get(piece, unknown) for piece in self._pieces(word)]) for word in _bert_words(text)]
 
-    def pieces(self, text: str) -> list[str]:
-        """Return what each token of a prompt stands for; together they are the cleaned prompt without spaces."""
-        return [piece.removeprefix("##") for word in _bert_words(text) for piece in self._pieces(word)]
+    def chunks(self, text: str) -> list[list[str]]:
+        """Return for each part of a prompt between spaces what its tokens stand for; together they are the clean part.
+
+        A Chinese character is a part by itself.
+        """
+        parts = ([self._pieces(word) for word in _bert_words(part)] for part in _spread_out(text).split())
+        return [[piece.removeprefix("##") for pieces in words for piece in pieces] for words in parts if words]
 
     def _pieces(self, word: str) -> list[str]:
         """Cut a word into known pieces, or leave an unknown one whole."""
@@ -195,12 +225,16 @@ def _lower(text: str) -> str:
 
 def _bert_words(text: str) -> list[str]:
     """Split as bert-base-uncased does: lower case, no accents, punctuation and Chinese characters alone."""
-    spread = "".join(_spread(letter) for letter in text)
-    plain = unicodedata.normalize("NFD", _lower(spread))
+    plain = unicodedata.normalize("NFD", _lower(_spread_out(text)))
     words = "".join(
         f" {letter} " if _is_punctuation(letter) else letter for letter in plain if unicodedata.category(letter) != "Mn"
     )
     return words.split()
+
+
+def _spread_out(text: str) -> str:
+    """Return a text without control characters, with plain spaces, also around Chinese characters."""
+    return "".join(_spread(letter) for letter in text)
 
 
 def _spread(letter: str) -> str:
