@@ -1,0 +1,122 @@
+"""What the methods share that tune a model on a few given images: the images as samples, the loss, and the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from steerdiff.guidance import Model
+from steerdiff.guidance.classifier_free import Condition
+from steerdiff.samplers.prediction import Parameterization
+from steerdiff.train.data import Dataset, Labels
+from steerdiff.train.finetune import FinetuneConfig, finetune, recomputed
+from steerdiff.train.loop import LossFn
+from steerdiff.train.losses import Batch
+from steerdiff.train.noising import Noising
+from steerdiff.train.randomness import SampleRandom, mix
+
+__all__ = ["DenoisingLoss", "TunedImages", "descend", "rows_of"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TunedImages:
+    """Given states as training samples, taken in their order, round and round."""
+
+    states: Tensor  #: what ``model.encode`` gave, [N, C, h, w]
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Labels]:
+        """Return samples number ``indices``: their states, and their places among the N."""
+        places = [i % len(self.states) for i in indices]
+        return self.states[places], torch.tensor(places)
+
+
+class DenoisingLoss:
+    """The loss that a network was trained with, of given images: it is asked for what the noise left of each.
+
+    ``mean |output - target|^2`` over all elements of a sample, at a time drawn evenly from all trained ones; the target
+    is eps, x0, v or the score, as the network predicts. A learned variance is left as it is. Time and noise of a sample
+    are functions of its number alone, so that four parts of one sample are one part of four.
+
+    Args:
+        model: Its network is tuned, or is frozen and passes gradients to the condition. Weights should be float32: in
+            half precision small steps vanish.
+        conditions: One row for all images, or one for each; or what returns the rows of places [B], for conditions that
+            are tuned in another way than as their own tensors.
+        weights: Of the images, [N]; None weighs each by 1. The loss is the mean over samples of weight times error.
+        stream: Name of the times and noise; losses of other names draw others for samples of the same numbers.
+        checkpointing: Keep no activations but compute them again.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        conditions: Condition | Callable[[Tensor], Condition],
+        *,
+        weights: Tensor | None = None,
+        stream: str = "",
+        checkpointing: bool = False,
+    ) -> None:
+        self.model, self.conditions, self.weights, self.stream = model, conditions, weights, stream
+        self.noising = Noising(model.schedule)
+        self._run = recomputed(self._output, enabled=checkpointing)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the mean loss of samples whose labels are places, and the mean error to report."""
+        places = cast(Tensor, batch.labels)  # as TunedImages gives them
+        squared = self.each(batch.images, places, batch.random)
+        weighted = squared if self.weights is None else self.weights.to(squared)[places] * squared
+        return weighted.mean(), {"mse": squared.mean().detach()}
+
+    def each(self, x0: Tensor, places: Tensor, random: SampleRandom) -> Tensor:
+        """Return the error of each sample [B], float32: images ``x0`` [B, C, h, w] at ``places`` [B]."""
+        if self.stream:
+            random = SampleRandom(int(mix(random.seed, self.stream, [0])[0]), random.indices)
+        x0 = x0.float()
+        t = self.noising.times(random)
+        eps = random.normal("noise", x0.shape[1:]).to(x0.device, non_blocking=True)
+        signal, noise = self.noising.roots(t, x0.device)
+        condition = self.conditions(places) if callable(self.conditions) else rows_of(self.conditions, places)
+        scaled = t.to(x0.device, non_blocking=True).float() * self.model.time_scale
+        output = self._run(signal * x0 + noise * eps, scaled, condition)
+        target = _target(self.model.parameterization, x0, eps, signal, noise)
+        return (output[:, : x0.shape[1]].float() - target).square().flatten(1).mean(1)
+
+    def _output(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        dtype = self.model.dtype
+        given = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in condition.arguments().items()
+        }
+        return self.model.network(x.to(dtype), t, **given)
+
+
+def _target(kind: Parameterization, x0: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Return what a network predicts of ``signal * x0 + noise * eps``."""
+    if kind == "v":
+        return signal * eps - noise * x0
+    if kind == "score":
+        return -eps / noise
+    return eps if kind == "eps" else x0
+
+
+def rows_of(condition: Condition, places: Tensor) -> Condition:
+    """Return the rows at ``places`` [B], with gradients; a single row stands for all places."""
+    if condition.rows == 1:
+        return condition.expand(len(places))
+    return Condition(**{name: rows[places] for name, rows in condition.expand(condition.rows).arguments().items()})
+
+
+def descend(config: FinetuneConfig, module: nn.Module, loss: LossFn, dataset: Dataset, **options: Any) -> None:
+    """Tune those parameters of ``module`` that require gradients, to the end; ``options`` are those of `finetune`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was written, with which the run goes on.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        result = finetune(config, module, loss, dataset, **options)
+    if not result.completed:
+        raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
