@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from steerdiff.errors import UserError, require
 
+from .alignment import Span, spans_of
 from .text_config import BertTextConfig
 from .tokenizers import WordPiece, token_table
 
@@ -66,12 +67,24 @@ class BertText(nn.Module):
         pieces = self._vocabulary()
         return token_table(texts, pieces.words, pieces.frame(self.config.length), truncates=truncates), None
 
+    def token_ids(self, prompt: str) -> list[int]:
+        """Return the token numbers of a prompt with begin and end, without padding; errors as ``tokenize``."""
+        self.tokenize([prompt])
+        pieces = self._vocabulary()
+        frame = pieces.frame(self.config.length)
+        return [frame.begin, *(number for _, numbers in pieces.words(prompt) for number in numbers), frame.end]
+
+    def spans(self, prompt: str) -> list[Span]:
+        """Return the words of a prompt with the positions of their tokens; errors as ``tokenize``."""
+        self.tokenize([prompt])
+        return spans_of(self._vocabulary().chunks(prompt))
+
     def pieces(self, text: str) -> list[str]:
         """Return what each token of a prompt stands for, without begin, end and padding.
 
         Together they are the cleaned prompt without spaces, so that words find their tokens.
         """
-        return self._vocabulary().pieces(text)
+        return [piece for pieces in self._vocabulary().chunks(text) for piece in pieces]
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return text states [B, L, width] for ``ids`` [B, L] as ``tokenize`` gives them.

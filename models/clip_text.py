@@ -12,10 +12,13 @@ from torch.nn import functional
 
 from steerdiff.errors import require
 
+from .alignment import Span, spans_of
 from .text_config import ClipTextConfig
-from .tokenizers import CLIP_VOCABULARY, Frame, clip_pieces, clip_words, token_table
+from .tokenizers import CLIP_VOCABULARY, Frame, clip_chunks, clip_words, token_table
 
 __all__ = ["ClipText"]
+
+BEGIN, END = CLIP_VOCABULARY - 2, CLIP_VOCABULARY - 1
 
 
 class ClipText(nn.Module):
@@ -52,10 +55,19 @@ class ClipText(nn.Module):
         """
         self._check_vocabulary()
         undoes_html = self.config.undoes_html
-        frame = Frame(
-            begin=CLIP_VOCABULARY - 2, end=CLIP_VOCABULARY - 1, pad=self.config.pad, length=self.config.length
-        )
+        frame = Frame(begin=BEGIN, end=END, pad=self.config.pad, length=self.config.length)
         return token_table(texts, lambda text: clip_words(text, undoes_html), frame, truncates=truncates), None
+
+    def token_ids(self, prompt: str) -> list[int]:
+        """Return the token numbers of a prompt with begin and end, without padding; errors as ``tokenize``."""
+        self.tokenize([prompt])
+        words = clip_words(prompt, self.config.undoes_html)
+        return [BEGIN, *(number for _, numbers in words for number in numbers), END]
+
+    def spans(self, prompt: str) -> list[Span]:
+        """Return the words of a prompt with the positions of their tokens; errors as ``tokenize``."""
+        self.tokenize([prompt])
+        return spans_of(clip_chunks(prompt, self.config.undoes_html))
 
     def pieces(self, text: str) -> list[str]:
         """Return what each token of a prompt stands for, without begin, end and padding.
@@ -63,7 +75,7 @@ class ClipText(nn.Module):
         Together they are the cleaned prompt without spaces, so that words find their tokens.
         """
         self._check_vocabulary()
-        return clip_pieces(text, self.config.undoes_html)
+        return [piece for pieces in clip_chunks(text, self.config.undoes_html) for piece in pieces]
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return text states [B, L, width] for ``ids`` [B, L] as ``tokenize`` gives them.

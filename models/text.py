@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from steerdiff.errors import UserError, require
 
+from .alignment import Span
+
 __all__ = ["TextConfig", "WordEncoder"]
 
 PAD, BEGIN, END = 0, 1, 2
@@ -81,11 +83,21 @@ class WordEncoder(nn.Module):
         require(not isinstance(prompts, str), "prompts is a string; give a list of strings")
         ids = torch.full((len(prompts), self.config.length), PAD)
         for row, prompt in enumerate(prompts):
-            words = self.words(prompt)
-            self._check(prompt, words)
-            numbers = [BEGIN, *(self.token_number[word] for word in words), END]
+            numbers = self.token_ids(prompt)
             ids[row, : len(numbers)] = torch.tensor(numbers)
         return ids, ids != PAD
+
+    def token_ids(self, prompt: str) -> list[int]:
+        """Return the token numbers of a prompt with both marks, without padding; errors as ``tokenize``."""
+        words = self.words(prompt)
+        self._check(prompt, words)
+        return [BEGIN, *(self.token_number[word] for word in words), END]
+
+    def spans(self, prompt: str) -> list[Span]:
+        """Return the words of a prompt with the positions of their tokens, one each; errors as ``tokenize``."""
+        words = self.words(prompt)
+        self._check(prompt, words)
+        return [Span(word, place, place + 1) for place, word in enumerate(words, 1)]
 
     def _check(self, prompt: str, words: list[str]) -> None:
         unknown = [word for word in words if word not in self.token_number]

@@ -7,7 +7,7 @@ import torch
 from steerdiff.errors import UserError
 from steerdiff.models.clip_text import ClipText
 from steerdiff.models.text_config import ClipTextConfig
-from steerdiff.models.tokenizers import WordPiece, clip_pieces, read_vocab, token_table
+from steerdiff.models.tokenizers import WordPiece, clip_chunks, read_vocab, token_table
 
 from ..helpers import golden_files, load_golden
 
@@ -66,7 +66,7 @@ def test_pieces_of_a_prompt_are_its_letters_without_spaces():
     assert model.pieces("cafe\u0301") == model.pieces("café")  # accents are composed ...
     assert "".join(model.pieces("ﬁre")) == "ﬁre"  # ... and nothing else is changed
     assert model.pieces("ΑΣ") == ["", "α", "", "σ"]  # each letter by itself; Python's lower() would end on "ς"
-    assert "".join(clip_pieces("a&amp;b", undoes_html=True)) == "a&b"
+    assert clip_chunks("a&amp;b c", undoes_html=True) == [["a", "&", "b"], ["c"]]
 
 
 def test_prompts_are_a_list_of_strings():
@@ -122,7 +122,7 @@ def test_word_pieces_stand_in_their_frame():
 
 
 def test_word_pieces_say_which_letters_they_stand_for():
-    assert VOCABULARY.pieces("unaffable Dogs, CATS!") == ["un", "aff", "able", "dogs", ",", "cats", "!"]
+    assert VOCABULARY.chunks("unaffable Dogs, CATS!") == [["un", "aff", "able"], ["dogs", ","], ["cats", "!"]]
 
 
 def test_a_vocabulary_is_read_line_by_line(tmp_path):
