@@ -5,5 +5,19 @@ from .classifier_free import ClassifierFree, Condition, Conditioned
 from .clean_clip import CleanClipGuidance
 from .loading import load
 from .model import Model
+from .prompts import Weighted
+from .strength import Guidance, scale_of, w_of
 
-__all__ = ["ClassifierFree", "ClassifierGuidance", "CleanClipGuidance", "Condition", "Conditioned", "Model", "load"]
+__all__ = [
+    "ClassifierFree",
+    "ClassifierGuidance",
+    "CleanClipGuidance",
+    "Condition",
+    "Conditioned",
+    "Guidance",
+    "Model",
+    "Weighted",
+    "load",
+    "scale_of",
+    "w_of",
+]

@@ -1,15 +1,18 @@
-"""What may go into a model: images and masks are checked before anything is computed."""
+"""What may go into a model: images, masks and labels are checked before anything is computed."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from steerdiff.errors import require
 
-__all__ = ["check_image", "check_mask"]
+if TYPE_CHECKING:
+    from .noisy_classifier import Classes
+
+__all__ = ["check_image", "check_labels", "check_mask"]
 
 
 def check_image(image: Any, channels: int, size: tuple[int, int], what: str = "image") -> Tensor:
@@ -51,3 +54,21 @@ def check_mask(mask: Any, size: tuple[int, int]) -> Tensor:
     require(odd == 0, f"mask has {odd} values that are neither 0 nor 1; expected 1 where the image may change, else 0")
     result: Tensor = mask.to(torch.float32)
     return result
+
+
+def check_labels(y: Classes | None, num_classes: int | None, name: str, device: torch.device) -> Tensor | None:
+    """Return class labels as int64 [B] on ``device``, or None for a model without labels.
+
+    Raises:
+        UserError: Labels that are missing, superfluous, outside [0, num_classes) or given by name.
+    """
+    if y is None:
+        require(num_classes is None, f"{name} needs class labels; give y (--label) in [0, {num_classes})")
+        return None
+    require(num_classes is not None, f"{name} has no class labels; leave y out")
+    named = isinstance(y, str) or (not isinstance(y, int | Tensor) and any(isinstance(one, str) for one in y))
+    require(not named, f"{name} knows its classes by number; give y in [0, {num_classes})")
+    labels = torch.as_tensor(y, device=device).reshape(-1).long()
+    inside = bool(((labels >= 0) & (labels < (num_classes or 0))).all())
+    require(inside, f"y is {labels.tolist()}; labels must be in [0, {num_classes})")
+    return labels

@@ -26,13 +26,14 @@ from steerdiff.samplers import (
     resolve_seeds,
 )
 
-from .checks import check_image, check_mask
+from .checks import check_image, check_labels, check_mask
 from .classifier import ClassifierGuidance
-from .classifier_free import ClassifierFree, Condition, Conditioned, Network
+from .classifier_free import Condition, Network
 from .extra_inputs import ExtraInput, cells_of
 from .noisy_classifier import Classes, Classifier, hash_of, targets_of
 from .prompts import Prompt, TextEncoder
-from .settings import Sampling, Spacing, solver_of, spaced_path
+from .settings import Sampling, Spacing, solver_of, spaced_path, thresholding
+from .strength import Guidance, Strength
 
 if TYPE_CHECKING:
     from steerdiff.models.autoencoder import Autoencoder
@@ -197,7 +198,7 @@ class Model:
         """
         if isinstance(prompt, Condition):
             return prompt
-        labels = self._labels(y)
+        labels = check_labels(y, self.num_classes, self.name, self.device)
         self.extra.check(self, extra)
         if self.text is None:
             require(prompt is None or prompt == "", f"{self.name} has no text encoder; leave the prompt out")
@@ -233,10 +234,11 @@ class Model:
         prompt: Prompt = None,
         *,
         negative: Prompt = "",
-        scale: float | Tensor | None = 1.0,
+        scale: Strength = 1.0,
         y: Classes | None = None,
         extra: Tensor | None = None,
         clip: ClipPolicy | None = None,
+        quantile: float | None = None,
         control: Any = None,
     ) -> Denoiser:
         """Bind the conditioning and return ``denoise(x, level) -> Prediction``.
@@ -245,39 +247,32 @@ class Model:
             prompt: What the image should show; None is the empty prompt. One, or one for each image.
             negative: What takes the place of the empty prompt in classifier-free guidance.
             scale: Guidance strength, ``uncond + scale * (cond - uncond)``; 1 is plainly conditional, 0 plainly
-                unconditional (both run one branch), None the strength published with the model, and a tensor [B]
-                guides each image by its own. It has no effect where the two branches are the same: without a prompt
-                and a negative one.
+                unconditional (both run one branch), None the strength published with the model; a tensor [B] guides
+                each image by its own, and a function gives it for each level. A `Guidance` says this and more. It has
+                no effect where the two branches are the same: without a prompt and a negative one.
             y: Class labels, for both branches; or, of a model with a ``null_class``, for the one.
             extra: What the network sees beside ``x`` (see `inpainting_input`).
             clip: What happens to the x0 prediction after guidance (see `NetworkDenoiser`); None is the model's own
                 way: images are usually clipped, latents never.
-            control: Attention edits and taps, passed to the network. With two branches it sees 2 B rows, the
-                conditional ones first.
+            quantile: Of ``clip="dynamic"``, in (0, 1]; None is Imagen's 0.995.
+            control: Attention edits and taps, passed to the network. It sees the rows of all branches, the conditional
+                ones first.
 
         Raises:
-            UserError: A text for a model without a text encoder, unknown words, bad labels, a scale that is not finite.
+            UserError: A text for a model without a text encoder, unknown words, bad labels, a scale that is not finite,
+                dynamic thresholding of latents.
         """
         cond, uncond = self.branches(prompt, negative, y=y, extra=extra)
-        scale = self.sampling.guidance if scale is None else scale
-        if uncond is cond:
-            network: Network = Conditioned(network=self._run, condition=cond, control=control)
-        else:
-            network = ClassifierFree(
-                network=self._run,
-                cond=cond,
-                uncond=uncond,
-                scale=scale,
-                guided_channels=self.channels,
-                control=control,
-            )
-        return NetworkDenoiser(
+        guide = Guidance.of(scale).bound(self, y=y, extra=extra)
+        network = guide.network(self._run, cond, uncond, channels=self.channels, control=control)
+        plain = NetworkDenoiser(
             network=network,
             parameterization=self.parameterization,
             learns_variance=self.learns_variance,
-            clip=self.sampling.clip if clip is None else clip,
+            **thresholding(self, clip, quantile),
             time_scale=self.time_scale,
         )
+        return guide.over_levels(plain, self.schedule.T)
 
     def path(self, steps: int | str | None = None, spacing: Spacing | None = None) -> Path:
         """Return the path of ``steps`` moves from noise to a clean image, spaced as named; None is the model's own."""
@@ -290,7 +285,7 @@ class Model:
         n: int = 1,
         *,
         steps: int | str | None = None,
-        guidance: float | None = None,
+        guidance: Strength = None,
         negative: str = "",
         y: Classes | None = None,
         extra: Tensor | None = None,
@@ -300,6 +295,7 @@ class Model:
         solver: str | Solver | None = None,
         spacing: Spacing | None = None,
         clip: ClipPolicy | None = None,
+        quantile: float | None = None,
         batch: int = 32,
         progress: str | None = None,
     ) -> Tensor:
@@ -309,7 +305,8 @@ class Model:
             prompt: A text or several; None draws without one.
             n: Images for each prompt or label.
             steps: Moves of the path.
-            guidance: Strength of classifier-free guidance; not used without a prompt or a label that has a null.
+            guidance: Strength of classifier-free guidance, or a `Guidance`; several are one for each image of the
+                result. Not used without a prompt or a label that has a null.
             negative: What the images should not show.
             y: Class label, or several, in the place of prompts or one for each of them: for a class-conditional model,
                 for the classifier, which takes names too, or for both.
@@ -321,6 +318,7 @@ class Model:
             solver: A name in `SOLVERS` or a solver.
             spacing: How the steps are spread over the noise levels.
             clip: What happens to each x0 prediction after guidance.
+            quantile: Of ``clip="dynamic"``, in (0, 1]; None is Imagen's 0.995.
             batch: Images computed together; it changes memory and speed, not the images.
             progress: Label of a progress bar; None is silent.
 
@@ -336,15 +334,19 @@ class Model:
         targets = Condition() if classifier is None else Condition(y=targets_of(classifier, y, self))
         own = y if classifier is None else targets.y if self.num_classes is not None else None
         cond, uncond = self.branches(prompt, negative, y=own, extra=extra)
-        seeds = resolve_seeds(seed, max(cond.rows, targets.rows) * n)
-        guidance = 1.0 if uncond is cond else guidance
-        cond, uncond, targets = cond.repeat(n), uncond.repeat(n), targets.repeat(n)
+        guide = Guidance.of(guidance).bound(self, y=own, extra=extra)
+        seeds = resolve_seeds(seed, max(cond.rows, targets.rows, guide.rows) * n)
+        alike = uncond is cond  # nothing to guide: the denoiser knows it by the two being one object
+        cond, uncond, targets, guide = cond.repeat(n), uncond.repeat(n), targets.repeat(n), guide.repeat(n)
         path = self.path(steps, spacing)
+        guide.check_fits(path, self.schedule.T, len(seeds))
         pull = self.sampling.classifier_scale if classifier_scale is None else classifier_scale
         parts = []
         for first in range(0, len(seeds), batch):
             some = slice(first, first + batch)
-            denoise = self.denoiser(cond[some], negative=uncond[some], scale=guidance, clip=clip)
+            here = cond[some]
+            other = here if alike else uncond[some]
+            denoise = self.denoiser(here, negative=other, scale=guide[some], clip=clip, quantile=quantile)
             if classifier is not None:
                 labels = cast(Tensor, targets[some].expand(len(seeds[some])).y)
                 denoise = ClassifierGuidance(denoise=denoise, classifier=classifier, y=labels, scale=pull)
@@ -366,20 +368,6 @@ class Model:
         if not isinstance(self.network, nn.Module):
             return self.network(x, t, **arguments)
         return cast(Tensor, self.network(x.to(self.dtype), t, **arguments)).to(x.dtype)
-
-    def _labels(self, y: Classes | None) -> Tensor | None:
-        if y is None:
-            require(
-                self.num_classes is None, f"{self.name} needs class labels; give y (--label) in [0, {self.num_classes})"
-            )
-            return None
-        require(self.num_classes is not None, f"{self.name} has no class labels; leave y out")
-        named = isinstance(y, str) or (not isinstance(y, int | Tensor) and any(isinstance(one, str) for one in y))
-        require(not named, f"{self.name} knows its classes by number; give y in [0, {self.num_classes})")
-        labels = torch.as_tensor(y, device=self.device).reshape(-1).long()
-        inside = bool(((labels >= 0) & (labels < (self.num_classes or 0))).all())
-        require(inside, f"y is {labels.tolist()}; labels must be in [0, {self.num_classes})")
-        return labels
 
     def _parameter(self) -> nn.Parameter | None:
         module = self.network

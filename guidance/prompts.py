@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from .classifier_free import Condition
 
-__all__ = ["Prompt", "TextEncoder"]
+__all__ = ["Prompt", "TextEncoder", "Weighted"]
 
 #: One text for all images, a text for each, text states made by `Model.condition`, or nothing.
 Prompt = str | Sequence[str] | Condition | None
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """A further prompt of a weighted sum: ``weight * (prompt - uncond)`` is added to what guidance gives."""
+
+    prompt: Prompt  #: one text, or one for each image
+    weight: float | Tensor  #: of any sign; a tensor [B] weighs it for each image by its own, 0 leaves it out
 
 
 class TextEncoder(Protocol):

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from steerdiff.errors import require
 from steerdiff.samplers import CONVENTIONS, SOLVERS, ClipPolicy, NoiseSchedule, Path, SigmaSpacing, Solver, TimeSpacing
 
-__all__ = ["GUIDANCE", "SPACING", "OtherLibraries", "Sampling", "Spacing", "solver_of", "spaced_path"]
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = [
+    "GUIDANCE",
+    "SPACING",
+    "OtherLibraries",
+    "Sampling",
+    "Spacing",
+    "solver_of",
+    "spaced_path",
+    "thresholding",
+]
 
 #: The times and levels that other libraries visit (``samplers.CONVENTIONS``).
 OtherLibraries = Literal[
@@ -77,3 +89,16 @@ def solver_of(solver: str | Solver) -> Solver:
         return solver
     require(solver in SOLVERS, f"solver is {solver!r}; known are {', '.join(sorted(SOLVERS))}")
     return SOLVERS[solver]()
+
+
+def thresholding(model: Model, clip: ClipPolicy | None, quantile: float | None) -> dict[str, Any]:
+    """Return what happens to x0 as fields of `NetworkDenoiser`; a ``clip`` of None is the model's own.
+
+    Raises:
+        UserError: Dynamic thresholding of latents, whose range means nothing, or a quantile for another clip.
+    """
+    clip = model.sampling.clip if clip is None else clip
+    pixels = clip != "dynamic" or model.autoencoder is None
+    require(pixels, f"clip is 'dynamic', which is for pixels, and {model.name} draws latents; use clip='none'")
+    require(quantile is None or clip == "dynamic", f"a quantile belongs to clip='dynamic', and clip is {clip!r}")
+    return {"clip": clip} if quantile is None else {"clip": clip, "quantile": quantile}
