@@ -50,9 +50,8 @@ class Guidance:
     Source: Ho & Salimans 2022; for the interval Kynkäänniemi et al. 2024, who count it in sigma (give a callable).
     """
 
-    scale: float | Tensor | Callable[[Level], float] | None = (
-        None  #: a number, [B], a function of the level; None: model
-    )
+    #: strength: a number, one for each image [B], or a function of the level; None is the model's own
+    scale: float | Tensor | Callable[[Level], float] | None = None
     also: tuple[Weighted, ...] = ()  #: further prompts with weights of any sign
     rescale: float = 0.0  #: phi of guidance rescale in [0, 1], published 0.7; 0 is none
     interval: tuple[float, float] = (0.0, 1.0)  #: shares t / (T - 1) between which, ends included, it guides
@@ -116,8 +115,8 @@ class Guidance:
             images: Images of the run.
 
         Raises:
-            UserError: Another number of scales or weights, no level of the path in the interval, or a callable that gives
-                no finite number at one.
+            UserError: Another number of scales or weights, no level of the path in the interval, or a callable that
+                gives no finite number at one.
         """
         for one in (self.scale, *(one.weight for one in self.also)):
             count = one.numel() if isinstance(one, Tensor) else 1
@@ -131,8 +130,8 @@ class Guidance:
         times = f"{min(level.t for level in levels):g} to {max(level.t for level in levels):g}"
         require(
             any(factor != 0 for _, factor in strengths),
-            f"guidance is 0 at all steps: none of the {len(levels)} times, {times} of {T}, lies in the interval {low:g} "
-            f"to {high:g} and the schedule {self.schedule!r}; widen it, or take guidance 1 for none",
+            f"nothing is guided: none of the {len(levels)} times, {times} of {T}, lies in the interval {low:g} to "
+            f"{high:g} and the schedule {self.schedule!r}; widen it, or take guidance 1 for none",
         )
 
     def at(self, level: Level, T: int) -> tuple[float | Tensor, float]:
