@@ -20,7 +20,7 @@ from .sample_parts import Parts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steerdiff.guidance import Model
+    from steerdiff.guidance import Guidance, Model
 
 __all__ = ["Sample", "main", "replay", "sample_with"]
 
@@ -52,6 +52,9 @@ Spacing = Literal[
     "diffusers-dpm++-karras",
     "diffusers-dpm++-trailing",
 ]
+#: ``steerdiff.guidance.scales.ScaleSchedule`` and ``steerdiff.samplers.ClipPolicy``, here again for the same reason.
+Schedule = Literal["constant", "linear", "cosine", "sigma", "early", "late"]
+Clip = Literal["none", "clip", "dynamic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +67,17 @@ class Sample(ModelFlags):
     prompts: tyro.conf.Positional[tuple[str, ...]] = ()  #: what to draw, one text or several
     n: int = 1  #: images for each prompt
     steps: int | str | None = None  #: moves from noise to image, or guided-diffusion's string such as ddim25
-    guidance: float | None = None  #: strength of classifier-free guidance; 1 is plain conditional sampling
+    #: strength of classifier-free guidance; 1 is plain conditional sampling; or one strength for each image
+    guidance: float | tuple[float, ...] | None = None
+    guidance_w: float | None = None  #: the strength as Ho & Salimans count it, guidance - 1; in the place of guidance
+    guidance_rescale: float = 0.0  #: phi in [0, 1]: how far guided outputs get back the spread of unguided ones
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  #: shares of the times, 1 is noise, between which it guides
+    guidance_schedule: Schedule = "constant"  #: how much of it at each time
+    guidance_split: bool = False  #: one branch after the other, for low memory
     negative: str = ""  #: what the images should not show
+    also: tuple[tuple[str, float], ...] = ()  #: further prompts, each followed by its weight; below 0 leads away
+    clip: Clip | None = None  #: of each predicted image, after guidance; dynamic is Imagen's thresholding
+    quantile: float | None = None  #: of --clip dynamic, in (0, 1]; None is 0.995
     #: class, by number for a class-conditional model and by number or name for a classifier
     label: Annotated[int | str | None, tyro.conf.arg(aliases=("--y",))] = None
     seed: int | tuple[int, ...] = 0  #: image k uses seed + k; or one seed for each image
@@ -88,6 +100,8 @@ def main(arguments: Sequence[str], prog: str) -> int:
     options = parse(Sample, arguments, prog=prog)
     require(options.n >= 1, f"n is {options.n}; ask for at least one image")
     require(options.batch >= 1, f"batch is {options.batch}; it must be at least 1")
+    one = options.guidance is None or options.guidance_w is None
+    require(one, "guidance and guidance-w are the same strength, counted differently; give one of them")
     for name in ("image", "mask"):
         path = getattr(options, name)
         require(path is None or path.is_file(), f"{name} is {path}, which is no file; give the path of a picture")
@@ -109,13 +123,15 @@ def sample_with(options: Sample, model: Model) -> list[Path]:
     parts = Parts.of(options, model)
     rows = [prompt for prompt in options.prompts or ("",) for _ in range(options.n)]
     seeds = resolve_seeds(options.seed, len(rows))
+    strengths = _strengths(options, len(rows))
     saved = []
     for first in range(0, len(rows), options.batch):
         part = slice(first, first + options.batch)
         batch = Batch(prompts=rows[part] if options.prompts else None, seeds=seeds[part])
-        images = _draw(model, parts, options, batch, progress="sample")
+        mine = options if strengths is None else dataclasses.replace(options, guidance=strengths[part])
+        images = _draw(model, parts, mine, batch, progress="sample")
         paths = [options.out / f"{first + i:04d}-seed{seed}.png" for i, seed in enumerate(batch.seeds)]
-        save_batch(images, paths, command="sample", options=options, model=model, batch=batch, extra=parts.record())
+        save_batch(images, paths, command="sample", options=mine, model=model, batch=batch, extra=parts.record())
         saved += paths
     return saved
 
@@ -133,11 +149,39 @@ def _settled(options: Sample, model: Model) -> Sample:
     """Return the options with the model's own in the place of None."""
     from .solver_text import solver_to_text
 
-    given = {name: getattr(options, name) for name in ("steps", "guidance", "solver", "spacing", "classifier_scale")}
-    settled = model.sampling.or_given(**given)
+    names = ("steps", "guidance", "solver", "spacing", "clip", "classifier_scale")
+    given = {name: getattr(options, name) for name in names}
+    if options.guidance_w is not None:
+        from steerdiff.guidance import scale_of
+
+        given["guidance"] = scale_of(options.guidance_w)
+    settled = model.sampling.or_given(**given) | {"guidance_w": None}
     if not isinstance(settled["solver"], str):
         settled["solver"] = solver_to_text(settled["solver"])
     return dataclasses.replace(options, **settled)
+
+
+def _strengths(options: Sample, images: int) -> tuple[float, ...] | None:
+    """Return the strength for each image where there are several."""
+    given = options.guidance
+    if not isinstance(given, tuple):
+        return None
+    fits = len(given) in (1, images)
+    require(fits, f"{len(given)} strengths of guidance were given for {images} images; give one, or one for each")
+    return given if len(given) == images else given * images
+
+
+def _guidance(options: Sample) -> Guidance:
+    from steerdiff.guidance import Guidance, Weighted
+
+    return dataclasses.replace(
+        Guidance.of(options.guidance),
+        also=tuple(Weighted(text, weight) for text, weight in options.also),
+        rescale=options.guidance_rescale,
+        interval=options.guidance_interval,
+        schedule=options.guidance_schedule,
+        split=options.guidance_split,
+    )
 
 
 def _draw(model: Model, parts: Parts, options: Sample, batch: Batch, progress: str | None) -> Tensor:
@@ -147,7 +191,7 @@ def _draw(model: Model, parts: Parts, options: Sample, batch: Batch, progress: s
         batch.prompts,
         1 if batch.prompts is not None else len(batch.seeds),
         steps=options.steps,
-        guidance=options.guidance,
+        guidance=_guidance(options),
         negative=options.negative,
         y=options.label,
         extra=parts.extra,
@@ -156,6 +200,8 @@ def _draw(model: Model, parts: Parts, options: Sample, batch: Batch, progress: s
         seed=batch.seeds,
         solver=solver_from_text(str(options.solver)),
         spacing=options.spacing,
+        clip=options.clip,
+        quantile=options.quantile,
         batch=len(batch.seeds),
         progress=progress,
     )
