@@ -18,6 +18,7 @@ from steerdiff.samplers.ddpm import VarianceKind, model_variance
 from steerdiff.samplers.rows import predict_rows
 
 from .losses import ImageLoss, image_similarity, text_similarity
+from .noisy_classifier import same_noise
 from .noisy_encoder import Encoder
 from .scales import ScaleSchedule, check_factor, check_schedule, over_images, scale_at, spread
 
@@ -227,7 +228,7 @@ def encoder_of(loaded: Any) -> Encoder:
 def check_encoder(encoder: Any, model: Model) -> None:
     """Raise ``UserError`` unless ``encoder`` can read the states of ``model``.
 
-    An encoder without ``image_size`` takes pixels of any size.
+    An encoder without ``image_size`` takes pixels of any size, one without ``schedule`` any noise.
     """
     require(model.factor == 1, f"a CLIP sees pixels; {model.name} draws latents, which no such encoder reads")
     side = getattr(encoder, "image_size", None)
@@ -236,6 +237,12 @@ def check_encoder(encoder: Any, model: Model) -> None:
         side is None or (height, width) == (side, side),
         f"the CLIP {getattr(encoder, 'name', '')!r} sees images of {side} x {side} pixels; {model.name} draws {height} "
         f"x {width}. Give an encoder of that size",
+    )
+    learned = getattr(encoder, "schedule", None)
+    require(
+        learned is None or same_noise(learned, model.schedule),
+        f"the CLIP {getattr(encoder, 'name', '')!r} learned other noise levels than those of {model.name}; tune one "
+        "with its schedule (steerdiff train noisy-clip)",
     )
 
 

@@ -20,7 +20,7 @@ from steerdiff.samplers import NoiseSchedule
 if TYPE_CHECKING:
     from .model import Model
 
-__all__ = ["Classes", "Classifier", "NoisyClassifier", "class_numbers", "hash_of", "targets_of"]
+__all__ = ["Classes", "Classifier", "NoisyClassifier", "class_numbers", "hash_of", "same_noise", "targets_of"]
 
 #: ``classifier(x [B, C, H, W], t [B]) -> logits [B, classes]``
 Classifier = Callable[[Tensor, Tensor], Tensor]
@@ -99,11 +99,12 @@ def targets_of(classifier: Classifier, y: Classes | None, model: Model) -> Tenso
         drawn = f"{model.size[0]} x {model.size[1]}" if model.factor == 1 else "latents of them"
         require(seen, f"the classifier sees images of {side} x {side} pixels; {model.name} draws {drawn}")
         require(
-            classifier.schedule is None or _same_noise(classifier.schedule, model.schedule),
+            classifier.schedule is None or same_noise(classifier.schedule, model.schedule),
             f"{classifier.name} learned other noise levels than those of {model.name}; train one with its schedule",
         )
     return torch.tensor(class_numbers(classifier, y), device=model.device)
 
 
-def _same_noise(a: NoiseSchedule, b: NoiseSchedule) -> bool:
+def same_noise(a: NoiseSchedule, b: NoiseSchedule) -> bool:
+    """Say whether two schedules have the same levels."""
     return a.T == b.T and bool(np.allclose(a.alpha_bars, b.alpha_bars, rtol=1e-6, atol=1e-9))

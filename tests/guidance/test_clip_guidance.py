@@ -30,6 +30,7 @@ from steerdiff.samplers import (
     Level,
     NetworkDenoiser,
     Noise,
+    NoiseSchedule,
     Path,
     Prediction,
     Record,
@@ -374,6 +375,15 @@ def test_a_clean_clip_reads_noisy_images_as_they_are() -> None:
     assert encoder_of(Sized()).name == "sized"  # type: ignore[attr-defined]
 
 
+class Scheduled:
+    """An encoder that says what noise it learned."""
+
+    schedule, name = NoiseSchedule.cosine(1000), "scheduled"
+
+    def __call__(self, x: Tensor, t: Tensor) -> ClipFeatures:
+        return encoder(x, t)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -398,6 +408,10 @@ def test_a_clean_clip_reads_noisy_images_as_they_are() -> None:
         (
             lambda: check_encoder(Sized(), formula_model(plain, 8)),
             "the CLIP 'sized' sees images of 16 x 16 pixels; custom",
+        ),
+        (
+            lambda: check_encoder(Scheduled(), formula_model(plain, 8)),
+            "the CLIP 'scheduled' learned other noise levels than those of custom; tune one with its schedule",
         ),
         (lambda: encoder_of(object()), "object reads no noisy images; give a noisy CLIP, or a CLIP"),
         (
