@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,8 +10,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
+from steerdiff.guidance.loading import locate
+from steerdiff.guidance.prompts import Prompt
+from steerdiff.models.delta import Delta, check_base, load_delta
 from steerdiff.samplers.prediction import Parameterization
 from steerdiff.train.data import Dataset, Labels
 from steerdiff.train.finetune import FinetuneConfig, finetune, recomputed
@@ -19,7 +24,9 @@ from steerdiff.train.losses import Batch
 from steerdiff.train.noising import Noising
 from steerdiff.train.randomness import SampleRandom, mix
 
-__all__ = ["DenoisingLoss", "TunedImages", "descend", "rows_of"]
+from .finetuned import digest, identity
+
+__all__ = ["DenoisingLoss", "TunedImages", "alike", "descend", "gather", "own_delta", "rows_of", "separate", "told_key"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,3 +127,46 @@ def descend(config: FinetuneConfig, module: nn.Module, loss: LossFn, dataset: Da
         result = finetune(config, module, loss, dataset, **options)
     if not result.completed:
         raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
+
+
+def separate(prompt: Prompt, rows: int) -> list[str | Condition | None]:
+    """Return what each of so many images is told; the model has checked that the number fits."""
+    if isinstance(prompt, Condition):
+        return [prompt if prompt.rows == 1 else prompt[k : k + 1] for k in range(rows)]
+    given: list[str | Condition | None] = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+    return given * rows if len(given) == 1 else given
+
+
+def told_key(told: str | Condition | None) -> str:
+    """Return what tells one prompt from another in a cache: the text itself, or a hash of what it became."""
+    if isinstance(told, Condition):
+        return digest(*told.arguments().values())
+    return "" if told is None else told
+
+
+def alike(x: Tensor, told: Sequence[str | Condition | None]) -> list[list[int]]:
+    """Return the places of equal states [B, C, h, w] that are told the same: tuned on one, tuned on all."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for k, one in enumerate(told):
+        places.setdefault((digest(x[k]), told_key(one)), []).append(k)
+    return list(places.values())
+
+
+def gather(parts: Sequence[Tensor], places: Sequence[Sequence[int]]) -> Tensor:
+    """Return the rows of all parts in the order of their places."""
+    order = [place for some in places for place in some]
+    return torch.cat(list(parts))[torch.tensor(order).argsort()]
+
+
+def own_delta(source: Any, method: str, model: Model, x: Tensor) -> Delta:
+    """Return the delta of a file or of a shipped name, with a warning if none of the states is what it was tuned on.
+
+    Raises:
+        UserError: There is no such file, or it is no delta of ``method`` and of the model.
+    """
+    found = load_delta(locate(source))
+    require(found.method == method, f"{source} was tuned by {found.method}; give a delta of {method}")
+    check_base(found, identity(model))
+    if all(digest(one[None]) != found.settings.get("image") for one in x):
+        warnings.warn(f"{source} was tuned on another image than those given; the result shows that one", stacklevel=3)
+    return found
