@@ -194,7 +194,8 @@ def attention_maps(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1)
+    maps: Tensor = scores.softmax(dim=-1)
+    return maps
 
 
 def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:

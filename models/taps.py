@@ -94,7 +94,8 @@ class Taps:
             f"no word map was kept on a grid of {height} x {width}; run the network with these taps first, or ask for "
             f"another grid (there are {sorted({sums.shape[-1] for sums in self.sums.values()})} cells)",
         )
-        return (torch.stack(kept).mean(0) / self.calls).unflatten(-1, (height, width))
+        mean = torch.stack(kept).mean(0) / self.calls
+        return mean.reshape(*mean.shape[:2], height, width)
 
     def record(self, q: Tensor, k: Tensor, mask: Tensor | None, site: Site, edit: AttentionEdit | None) -> None:
         """Keep what is wanted of one attention.
@@ -111,7 +112,8 @@ class Taps:
             return
         rows = q.shape[0]
         if not whole and self.weights is not None:  # the word maps' rows, and those that their edits read
-            rows = max(self.weights.shape[0], *(() if edit is None else (1 + row for row in edit.source + edit.target)))
+            needed = () if edit is None else (*edit.source, *edit.target)
+            rows = max(self.weights.shape[0] - 1, *needed, 0) + 1
         maps = attention_maps(q[:rows], k[:rows], None if mask is None else mask[:rows])
         if edit is not None:
             edited = edit.edited(rows_of(maps, edit.source), rows_of(maps, edit.target))
