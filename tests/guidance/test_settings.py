@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 
 from steerdiff import UserError
+from steerdiff.guidance.scales import ScaleSchedule
 from steerdiff.guidance.settings import OtherLibraries, Sampling, Spacing, solver_of, spaced_path
-from steerdiff.samplers import CONVENTIONS, DDIM, NoiseSchedule
+from steerdiff.samplers import CONVENTIONS, DDIM, ClipPolicy, NoiseSchedule
 from steerdiff.scripts import sample
 
 SCHEDULE = NoiseSchedule.scaled_linear()
@@ -19,8 +20,9 @@ def names(kind: object) -> set[str]:
     return {name for part in parts for name in ({part} if isinstance(part, str) else names(part))}
 
 
-def test_the_command_line_and_the_library_know_the_same_spacings() -> None:
+def test_the_command_line_and_the_library_know_the_same_names() -> None:
     assert names(Spacing) == set(get_args(sample.Spacing))
+    assert names(ScaleSchedule) == names(sample.Schedule) and names(ClipPolicy) == names(sample.Clip)
     assert set(get_args(OtherLibraries)) == set(CONVENTIONS) - {"diffusers-ddim-inverse"}  # which goes up
 
 

@@ -33,6 +33,7 @@ FAST = {
     "sdedit": ("--steps", "8", "--repeats", "1"),
     "repaint": ("--steps", "6", "--jump-length", "2", "--jump-n-sample", "2"),
     "invert": ("--steps", "4"),
+    "diffedit": ("--steps", "4"),
     "classifier": ("--steps", "4"),
     "sdg": ("--steps", "4", "--noisy-clip", "emoji64-clip"),  # a clean CLIP sees images of any size
     "blended": ("--steps", "4", "--skip-timesteps", "1", "--views", "2"),
@@ -106,7 +107,7 @@ def test_samples_carry_their_settings(steerdiff: Run, weights: Path, tmp_path: P
 
 def test_the_command_and_the_library_sample_alike_by_default() -> None:
     ours, theirs = Sample(), inspect.signature(Model.sample).parameters
-    for name in ("n", "steps", "guidance", "negative", "seed", "solver", "spacing", "batch"):
+    for name in ("n", "steps", "guidance", "negative", "seed", "solver", "spacing", "clip", "quantile", "batch"):
         assert getattr(ours, name) == theirs[name].default, name
 
 
