@@ -2,6 +2,7 @@
 
 from .blended_diffusion import BlendedDiffusion
 from .classifier_guided import ClassifierGuided
+from .diffedit import DiffEdit
 from .diffusion_clip import DiffusionCLIP
 from .ilvr import ILVR
 from .invert import DDIMInversion
@@ -17,6 +18,7 @@ __all__ = [
     "BlendedDiffusion",
     "ClassifierGuided",
     "DDIMInversion",
+    "DiffEdit",
     "DiffusionCLIP",
     "LowPass",
     "RePaint",
@@ -33,4 +35,5 @@ METHODS = {
     "sdg": SDG,
     "blended": BlendedDiffusion,
     "diffusionclip": DiffusionCLIP,
+    "diffedit": DiffEdit,
 }

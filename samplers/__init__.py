@@ -40,6 +40,7 @@ from .runge_kutta import Tolerance
 from .schedule import CLEAN, Level, NoiseSchedule
 from .sde import SDE, VESDE, VPSDE, ScoreDenoiser, SubVPSDE, sde_level, sde_path, sde_scale, sde_time
 from .solvers import Constraint, Solver, Step, renoise
+from .stored import StoredTrajectory
 from .time_travel import jump_times
 from .unipc import UniPC
 from .variational import (
@@ -143,6 +144,7 @@ __all__ = [
     "SigmaSpacing",
     "Solver",
     "Step",
+    "StoredTrajectory",
     "SubVPSDE",
     "TimeSpacing",
     "UniPC",

@@ -15,7 +15,17 @@ from torch import Tensor
 
 from steerdiff import UserError
 from steerdiff.guidance import Model
-from steerdiff.methods import ILVR, METHODS, SDG, ClassifierGuided, DDIMInversion, DiffusionCLIP, RePaint, SDEdit
+from steerdiff.methods import (
+    ILVR,
+    METHODS,
+    SDG,
+    ClassifierGuided,
+    DDIMInversion,
+    DiffEdit,
+    DiffusionCLIP,
+    RePaint,
+    SDEdit,
+)
 from steerdiff.methods.asyrp import Asyrp
 from steerdiff.methods.blended_diffusion import BlendedDiffusion
 from steerdiff.samplers import DDIM, DDPM, DPMSolver2M, Interrupted, NoiseSchedule
@@ -33,6 +43,7 @@ SMALL: dict[str, Any] = {
     "sdedit": SDEdit(t0=0.5, repeats=2, steps=6),
     "repaint": RePaint(steps=5, jump_length=1, jump_n_sample=2),
     "invert": DDIMInversion(steps=4, t0=0.8, guidance=2.0),
+    "diffedit": DiffEdit(steps=6, guidance=3.0, noises=2, clamp=2.0),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
     "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
@@ -137,6 +148,21 @@ FLIPS: dict[str, dict[str, Any]] = {
         "guidance": 9.0,
         "checkpoint": Neutral(True),
     },
+    "diffedit": {
+        "steps": 7,
+        "t0": 0.5,
+        "spacing": "trailing",
+        "guidance": 9.0,
+        "noises": 3,
+        "strength": 0.9,
+        "clamp": None,
+        "threshold": 0.3,
+        "encoding": "prompt",
+        "encoding_guidance": Among(3.0, {"encoding": "prompt"}),
+        "lag": 1,
+        "solver": DPMSolver2M(),
+        "clip": "none",
+    },
     "diffusionclip": {
         "source_text": "red",
         "target_text": "red",
@@ -239,11 +265,13 @@ FLIPS: dict[str, dict[str, Any]] = {
         "guidance": 9.0,
     },
 }
-MASKED = ("sdedit", "repaint", "blended")
+MASKED = ("sdedit", "repaint", "blended", "diffedit")
+#: Methods of these that find a mask where none is given, by fields of their own.
+FINDS_MASK = ("diffedit",)
 #: Methods whose prompt is read by a CLIP, which any model may have beside it.
 BY_CLIP = ("sdg", "blended")
-#: Methods whose result does not depend on the seed.
-DETERMINISTIC = ("invert", "diffusionclip")
+#: Methods whose result does not depend on the seed, given a mask where they take one.
+DETERMINISTIC = ("invert", "diffusionclip", "diffedit")
 #: Methods that tune a network with weights first, and the settings with which they leave that out.
 UNTUNED: dict[str, dict[str, Any]] = {"diffusionclip": {"degree": 0.0}, "asyrp": {"degree": 0.0}}
 #: Where the number of steps stands, if not in ``steps``.
@@ -303,7 +331,8 @@ def test_every_field_of_every_method_changes_the_result(name: str, tmp_path: Pat
     files = Files(tmp_path, model, SMALL[name])
 
     def result(changes: dict[str, Any]) -> Tensor:
-        return run(name, replaced(SMALL[name], changes, files), model, image, prompt="a cat")
+        mask = {"mask": None} if name in FINDS_MASK else {}
+        return run(name, replaced(SMALL[name], changes, files), model, image, prompt="a cat", **mask)
 
     base = result({})
     assert torch.equal(result({}), base)
