@@ -184,9 +184,12 @@ def fused_edit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, edit: Atten
     edited keep the bits of a plain call, and so does an edited row that equals its source, unless it is re-weighted.
     """
     out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    taken, left = edit.values(rows_of(v, edit.target))
-    change = _attended(q, k, taken, mask, edit.source) - _attended(q, k, left, mask, edit.target)
-    return with_rows(out, edit.target, rows_of(out, edit.target) + change)
+    rows = (*edit.source, *edit.target)
+    seen = mask if mask is None or len(mask) == 1 else rows_of(mask, rows)
+    values = torch.cat(edit.values(rows_of(v, edit.target)))
+    both = functional.scaled_dot_product_attention(rows_of(q, rows), rows_of(k, rows), values, attn_mask=seen)
+    taken, left = both.chunk(2)
+    return with_rows(out, edit.target, rows_of(out, edit.target) + (taken - left))
 
 
 def attention_maps(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
@@ -205,12 +208,7 @@ def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
 
 def with_rows(tensor: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:
     """Return ``tensor`` with ``new`` in the place of some rows."""
-    parts = list(tensor.unbind())
+    out = tensor.clone()  # keeps the order in memory, which fused attention chose
     for row, part in zip(rows, new.unbind(), strict=True):
-        parts[row] = part
-    return torch.stack(parts)
-
-
-def _attended(q: Tensor, k: Tensor, values: Tensor, mask: Tensor | None, rows: Sequence[int]) -> Tensor:
-    seen = None if mask is None else rows_of(mask, rows)
-    return functional.scaled_dot_product_attention(rows_of(q, rows), rows_of(k, rows), values, attn_mask=seen)
+        out[row] = part
+    return out
