@@ -6,6 +6,7 @@ from .diffedit import DiffEdit
 from .diffusion_clip import DiffusionCLIP
 from .ilvr import ILVR
 from .invert import DDIMInversion
+from .prompt_to_prompt import PromptToPrompt
 from .repaint import RePaint
 from .resizing import LowPass
 from .sdedit import SDEdit
@@ -21,6 +22,7 @@ __all__ = [
     "DiffEdit",
     "DiffusionCLIP",
     "LowPass",
+    "PromptToPrompt",
     "RePaint",
     "SDEdit",
 ]
@@ -36,4 +38,5 @@ METHODS = {
     "blended": BlendedDiffusion,
     "diffusionclip": DiffusionCLIP,
     "diffedit": DiffEdit,
+    "p2p": PromptToPrompt,
 }

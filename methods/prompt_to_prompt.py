@@ -132,6 +132,10 @@ class PromptToPrompt:
     ) -> tuple[Tensor, Tensor]:
         """Return the images of ``prompt`` and those of ``target`` beside them; arguments as for the call."""
         text, count = _text_of(model), _count(image, prompt, target, seed)
+        require(
+            image is None or self.solver == DDIM(),
+            f"solver is {self.solver}; a real image is inverted and edited by DDIM: leave it out",
+        )
         prompts, targets = (_listed(one, count) for one in (prompt, prompt if target is None else target))
         seeds, cond = resolve_seeds(seed, count), model.condition([*prompts, *targets])
         path = model.path(self.steps, self.spacing) if image is None else descent(model, self.steps, self.spacing)
@@ -287,4 +291,12 @@ PRESETS: dict[str, PromptToPrompt] = {
         self_replace_steps=0.5, self_cells=1024, blend_variant="null-text", fixed_point=1, official=True
     ),
     "diffusers": PromptToPrompt(cross_replace_steps=0.4),
+    "emoji64": PromptToPrompt(
+        cross_replace_steps=0.4,
+        steps=25,
+        spacing="log_snr",
+        guidance=3.0,
+        inversion="negative-prompt",
+        fixed_point=3,
+    ),
 }

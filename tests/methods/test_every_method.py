@@ -23,6 +23,7 @@ from steerdiff.methods import (
     DDIMInversion,
     DiffEdit,
     DiffusionCLIP,
+    PromptToPrompt,
     RePaint,
     SDEdit,
 )
@@ -44,6 +45,16 @@ SMALL: dict[str, Any] = {
     "repaint": RePaint(steps=5, jump_length=1, jump_n_sample=2),
     "invert": DDIMInversion(steps=4, t0=0.8, guidance=2.0),
     "diffedit": DiffEdit(steps=6, guidance=3.0, noises=2, clamp=2.0),
+    "p2p": PromptToPrompt(
+        steps=4,
+        guidance=2.0,
+        inversion="ddim",
+        self_cells=16,
+        reweight=("red=2",),
+        blend_words=("red",),
+        blend_threshold=0.9,
+        blend_factor=2,
+    ),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
     "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
@@ -163,6 +174,31 @@ FLIPS: dict[str, dict[str, Any]] = {
         "solver": DPMSolver2M(),
         "clip": "none",
     },
+    "p2p": {
+        "pairing": "reweight",
+        "cross_replace_steps": 0.3,
+        "word_steps": ("red=0.3:0.6",),
+        "self_replace_steps": 0.0,
+        "self_cells": None,
+        "cross_cells": Refused(8, "the attention edit touches none"),
+        "reweight": ("red=-1",),
+        "official": True,
+        "blend_words": ("dog",),
+        "blend_variant": "ldm",
+        "blend_threshold": 0.5,
+        "subtract_words": ("dog",),
+        "subtract_threshold": Among(0.9, {"subtract_words": ("dog",)}),
+        "blend_start": 0.8,
+        "blend_factor": Refused(4, "word maps of 2 x 2 cells are kept of no attention here"),
+        "inversion": "negative-prompt",
+        "inner_steps": Among(1, {"inversion": "null-text"}),
+        "fixed_point": 3,
+        "steps": 7,
+        "spacing": "trailing",
+        "solver": Refused(DDIM(eta=0.5), "a real image is inverted and edited by DDIM"),
+        "guidance": 9.0,
+        "clip": "clip",
+    },
     "diffusionclip": {
         "source_text": "red",
         "target_text": "red",
@@ -271,13 +307,16 @@ FINDS_MASK = ("diffedit",)
 #: Methods whose prompt is read by a CLIP, which any model may have beside it.
 BY_CLIP = ("sdg", "blended")
 #: Methods whose result does not depend on the seed, given a mask where they take one.
-DETERMINISTIC = ("invert", "diffusionclip", "diffedit")
+DETERMINISTIC = ("invert", "diffusionclip", "diffedit", "p2p")
 #: Methods that tune a network with weights first, and the settings with which they leave that out.
 UNTUNED: dict[str, dict[str, Any]] = {"diffusionclip": {"degree": 0.0}, "asyrp": {"degree": 0.0}}
 #: Where the number of steps stands, if not in ``steps``.
 STEPS = {"diffusionclip": "n_test", "asyrp": "n_test"}
+#: Methods that edit by the words of two prompts, and so need a model that reads words.
+BY_WORDS = ("p2p",)
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
-TOLD = pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_CLIP)))
+FORMULA = pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_WORDS)))
+TOLD = pytest.mark.parametrize("name", sorted(set(METHODS) - set(BY_CLIP) - set(BY_WORDS)))
 
 
 @pytest.fixture(autouse=True)
@@ -319,6 +358,8 @@ def run(name: str, method: Any, model: Model, image: Tensor | None, **arguments:
         arguments.setdefault("mask", half_mask(SIZE))
     if name == "classifier":
         arguments.setdefault("y", 1)
+    if name in BY_WORDS:
+        arguments.setdefault("target", "a red dog")
     result: Tensor = method(model, image, **arguments)
     return result
 
@@ -389,8 +430,8 @@ def test_a_method_that_needs_no_image_draws_one_for_each_prompt_alike_alone_and_
         torch.testing.assert_close(one[None], alone, rtol=0, atol=2e-5)
 
 
-def test_methods_are_called_alike_and_two_of_them_need_no_image() -> None:
-    assert {name for name in METHODS if draws(name)} == {"classifier", "sdg"} & set(METHODS)
+def test_methods_are_called_alike_and_three_of_them_need_no_image() -> None:
+    assert {name for name in METHODS if draws(name)} == {"classifier", "sdg", "p2p"} & set(METHODS)
     for name in METHODS:
         parameters = inspect.signature(METHODS[name].__call__).parameters
         assert list(parameters)[:2] == ["self", "model"] and {"image", "seed", "progress"} <= set(parameters), name
@@ -456,7 +497,7 @@ def test_impossible_steps_are_an_error_in_every_method(name: str, steps: int | s
         run(name, method, tiny_text_model(), pictures(1, SIZE))
 
 
-@EVERY
+@FORMULA
 def test_a_network_that_breaks_names_the_step_in_every_method(name: str) -> None:
     def breaks(x: Tensor, t: Tensor) -> Tensor:
         return torch.where(t.reshape(-1, 1, 1, 1) > 45, x, torch.nan)
@@ -466,7 +507,7 @@ def test_a_network_that_breaks_names_the_step_in_every_method(name: str) -> None
         run(name, untuned(name), model, pictures(1, SIZE))
 
 
-@EVERY
+@FORMULA
 def test_ctrl_c_leaves_every_method_with_the_image_so_far(name: str) -> None:
     calls = Recording(lambda x, t: 0.6 * x)
 
