@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from steerdiff.guidance import Model
 from steerdiff.guidance.loading import SHIPPED, load
 from steerdiff.io import save_image
 from steerdiff.methods import METHODS
+from steerdiff.models.config import UNetConfig
 from steerdiff.models.text import TextConfig, WordEncoder
+from steerdiff.models.unet import UNet
 from steerdiff.samplers import NoiseSchedule
 from steerdiff.train.scenes import WORDS
 
@@ -40,10 +43,22 @@ def stand_in(source: Any, *args: Any, **kwargs: Any) -> Any:
     )
 
 
+def attentive(source: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same with a small network that looks at words."""
+    model = stand_in("emoji64")
+    shape: dict[str, Any] = {"model_channels": 32, "channel_mult": (1,), "num_res_blocks": 1, "attention_at": (1,)}
+    network = UNet(UNetConfig(**shape, context_dim=16, unshuffle=4)).eval().requires_grad_(False)
+    return dataclasses.replace(model, network=network)
+
+
+#: Pages of methods that change the attention inside the network, which a formula has not.
+ATTENTIVE = ("p2p",)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_code_blocks_of_the_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(steerdiff, "load", stand_in, raising=False)
+    monkeypatch.setattr(steerdiff, "load", attentive if page in ATTENTIVE else stand_in, raising=False)
     save_image(pictures(1, 64), tmp_path / "scene.png")
     save_image(half_mask(64) * 2 - 1, tmp_path / "mask.png")
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
