@@ -142,7 +142,7 @@ class UniTune:
         image: Tensor,
         *,
         folder: FilePath,
-        prompt: Condition | None = None,
+        told: Condition | None = None,
         resume: bool = False,
         progress: bool = True,
         bf16: bool = False,
@@ -154,7 +154,7 @@ class UniTune:
             model: The model to tune; it stays as it is.
             image: The picture to edit, [1, C, H, W] in [-1, 1].
             folder: Where the run's checkpoints and numbers go.
-            prompt: What a model without text is told in the place of the rare word.
+            told: What a model without text is told in the place of the rare word.
             resume: Go on from the newest checkpoint in ``folder``.
             progress: Show a progress bar.
             bf16: Run the network in bfloat16 where that is safe (autocast); weights and optimiser stay as they are.
@@ -172,8 +172,8 @@ class UniTune:
         x = model.encode(image)
         require(len(x) == 1, f"{len(x)} images were given; UniTune is tuned to one at a time")
         model = self._reader(model)
-        told = self._told(model, prompt)
-        condition, settings = model.condition(told).expand(1), self._settings(told, x)
+        word = self._told(model, told)
+        condition, settings = model.condition(word).expand(1), self._settings(word, x)
         tuned = copy_of(model, shares=False)
         network = cast(nn.Module, tuned.network).requires_grad_(True)
         config = FinetuneConfig(
@@ -197,7 +197,7 @@ class UniTune:
         condition = told if isinstance(told, Condition) else None
 
         def tune(folder: FilePath) -> Delta:
-            return self.finetune(model, image, folder=folder, prompt=condition, resume=True, progress=progress)
+            return self.finetune(model, image, folder=folder, told=condition, resume=True, progress=progress)
 
         return cached_delta(_METHOD, identity(model), self._settings(told, model.encode(image)), tune)
 

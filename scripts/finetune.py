@@ -17,13 +17,13 @@ from steerdiff.errors import require
 
 from .arguments import parse, take_flag
 from .field_docs import field_docs
-from .method_flags import method_class, method_of, preset, presets_of
+from .method_flags import PICTURES, TEXTS, method_class, method_of, preset, presets_of, texts_of
 from .runtime import ModelFlags
 from .suggestions import closest
 
 __all__ = ["FinetuneFlags", "main"]
 
-#: Arguments of a method's ``finetune`` that are flags where it has them.
+#: Arguments of a method's ``finetune`` that are flags where it has them, as its picture and its texts are.
 _OPTIONS = {"bf16": False, "checkpointing": False}
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
 
 
 def _run(name: str, flags: Any) -> int:
-    from steerdiff.io import ensure_writable
+    from steerdiff.io import ensure_writable, load_image
     from steerdiff.models.delta import compressed, save_delta
 
     require(flags.rank is None or flags.rank >= 1, f"rank is {flags.rank}; it must be at least 1")
@@ -62,9 +62,13 @@ def _run(name: str, flags: Any) -> int:
     out = Path("runs/finetune") / f"{name}.safetensors" if flags.out is None else flags.out
     require(out.suffix == ".safetensors", f"out is {out}; it must end in .safetensors")
     ensure_writable(out.parent)
-    options = {option: getattr(flags, option) for option in _OPTIONS if hasattr(flags, option)}
+    pictures = {name: getattr(flags, name) for name in PICTURES if hasattr(flags, name)}
+    for picture, path in pictures.items():
+        require(path.is_file(), f"{picture} is {path}, which is no file; give the path of a picture")
+    options = {option: getattr(flags, option) for option in _OPTIONS if hasattr(flags, option)} | texts_of(flags)
     folder = out.with_suffix("") if flags.folder is None else flags.folder
     model = flags.load()
+    options |= {name: load_image(path, model.size) for name, path in pictures.items()}
     delta = method.finetune(model, folder=folder, resume=flags.resume, progress=flags.progress, **options)
     delta = delta if flags.rank is None else compressed(delta, flags.rank)
     save_delta(out, delta)
@@ -86,9 +90,10 @@ def _flags_class(name: str) -> type[Any]:
     documented = docstring_parser.parse(inspect.getdoc(method.finetune) or "").params
     docs = {item.arg_name: " ".join((item.description or "").split()) for item in documented}
     taken = inspect.signature(method.finetune).parameters
-    fields: list[Any] = [
-        (option, bool, dataclasses.field(default=default)) for option, default in _OPTIONS.items() if option in taken
-    ]
+    docs |= PICTURES
+    fields: list[Any] = [(name, Path) for name in PICTURES if name in taken]
+    fields += [(name, str | None, dataclasses.field(default=None)) for name in TEXTS if name in taken]
+    fields += [(name, bool, dataclasses.field(default=default)) for name, default in _OPTIONS.items() if name in taken]
     for cls in (method, FinetuneFlags):
         docs |= field_docs(cls)
         hints = typing.get_type_hints(cls)
@@ -102,6 +107,6 @@ def _listed(prog: str) -> str:
     tuning = _tuning_methods()
     width = max(map(len, tuning), default=0)
     lines = [f"  {name:<{width}}  {(cls.__doc__ or '').strip().splitlines()[0]}" for name, cls in tuning.items()]
-    usage = f"usage: {prog} METHOD --source-text TEXT --target-text TEXT [--out FILE] [--resume] [OPTIONS]"
+    usage = f"usage: {prog} METHOD [--image FILE] [--prompt TEXT] [--preset NAME] [--out FILE] [--resume] [OPTIONS]"
     last = f"{prog} METHOD --help shows its flags. steerdiff edit METHOD --delta FILE then uses the file."
     return "\n".join([usage, "", *lines, "", last])
