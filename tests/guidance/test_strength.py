@@ -57,8 +57,8 @@ def test_a_plain_guidance_is_its_strength_bit_for_bit() -> None:
 def test_outside_the_interval_only_the_conditional_branch_runs() -> None:
     network = Recording(tiny_text_model().network)
     model = tiny_text_model(network=network)  # T = 100
-    guidance = Guidance(scale=4.0, interval=(0.3, 0.6))
-    full, none = {t: x0(model, t, 4.0) for t in (30, 59)}, {t: x0(model, t, 1.0) for t in (29, 60, 99, 0)}
+    guidance = Guidance(scale=4.0, interval=(33 / 99, 66 / 99))
+    full, none = {t: x0(model, t, 4.0) for t in (33, 66)}, {t: x0(model, t, 1.0) for t in (32, 67, 99, 0)}
     network.rows.clear()
     for t, expected in full.items():
         assert torch.equal(x0(model, t, guidance), expected), t
