@@ -141,7 +141,9 @@ class AttentionEdit:
             return self._prepared[key]
         given = (self.mapper, self.blend, self.equalizer, self.gate)
         mapper, blend, equalizer, gate = (None if tensor is None else tensor.to(like) for tensor in given)
-        moved = None if mapper is None else (mapper - torch.eye(mapper.shape[-1]).to(mapper))[:, None]
+        moved = None
+        if mapper is not None:
+            moved = (mapper - torch.eye(mapper.shape[-1], device=like.device, dtype=like.dtype))[:, None]
         a = c = None
         if blend is not None or equalizer is not None or gate is not None:
             one = torch.ones(1, 1, device=like.device, dtype=like.dtype)
