@@ -5,12 +5,14 @@ from .classifier_guided import ClassifierGuided
 from .diffedit import DiffEdit
 from .diffusion_clip import DiffusionCLIP
 from .ilvr import ILVR
+from .imagic import Imagic
 from .invert import DDIMInversion
 from .prompt_to_prompt import PromptToPrompt
 from .repaint import RePaint
 from .resizing import LowPass
 from .sdedit import SDEdit
 from .sdg import SDG
+from .unitune import UniTune
 
 __all__ = [
     "ILVR",
@@ -21,10 +23,12 @@ __all__ = [
     "DDIMInversion",
     "DiffEdit",
     "DiffusionCLIP",
+    "Imagic",
     "LowPass",
     "PromptToPrompt",
     "RePaint",
     "SDEdit",
+    "UniTune",
 ]
 
 #: Every method by its name on the command line.
@@ -39,4 +43,6 @@ METHODS = {
     "diffusionclip": DiffusionCLIP,
     "diffedit": DiffEdit,
     "p2p": PromptToPrompt,
+    "imagic": Imagic,
+    "unitune": UniTune,
 }

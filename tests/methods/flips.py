@@ -28,7 +28,8 @@ class Files:
         """Return a delta of the method, another one for each number."""
         path = self.folder / f"{number}.safetensors"
         if not path.is_file():
-            other = dataclasses.replace(self.method, tune_seed=50 + number, learning_rate=0.02)
+            rate = {"learning_rate": 0.02} if hasattr(self.method, "learning_rate") else {}
+            other = dataclasses.replace(self.method, tune_seed=50 + number, **rate)
             save_delta(path, other.finetune(self.model, folder=self.folder / f"run{number}", progress=False))
         return path
 

@@ -23,9 +23,11 @@ from steerdiff.methods import (
     DDIMInversion,
     DiffEdit,
     DiffusionCLIP,
+    Imagic,
     PromptToPrompt,
     RePaint,
     SDEdit,
+    UniTune,
 )
 from steerdiff.methods.asyrp import Asyrp
 from steerdiff.methods.blended_diffusion import BlendedDiffusion
@@ -55,6 +57,16 @@ SMALL: dict[str, Any] = {
         blend_threshold=0.9,
         blend_factor=2,
     ),
+    "imagic": Imagic(
+        eta=0.5,
+        embedding_steps=2,
+        embedding_rate=0.1,
+        network_steps=2,
+        network_rate=1e-2,
+        steps=3,
+        guidance=2.0,
+    ),
+    "unitune": UniTune(token="red", tune_steps=2, learning_rate=1e-2, batch_size=2, steps=5, guidance=2.0),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
     "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
@@ -286,6 +298,36 @@ FLIPS: dict[str, dict[str, Any]] = {
         "invert_guidance": 3.0,
         "clip": "clip",
     },
+    "imagic": {
+        "eta": 0.9,
+        "delta": Made(lambda files: files.delta(0)),
+        "embedding_steps": 3,
+        "embedding_rate": 0.2,
+        "network_steps": 3,
+        "network_rate": 2e-2,
+        "batch_size": 2,
+        "posterior": Neutral("sample"),  # of a first stage, which this model has not
+        "steps": 5,
+        "solver": DDPM(),
+        "clip": "none",
+        "guidance": 9.0,
+        "tune_seed": 1,
+    },
+    "unitune": {
+        "token": "dog",
+        "delta": Made(lambda files: files.delta(0)),
+        "tune_steps": 3,
+        "learning_rate": 2e-2,
+        "batch_size": 1,
+        "t0": 0.5,
+        "steps": 7,
+        "solver": DDIM(),
+        "clip": "none",
+        "guidance": 9.0,
+        "keep": 0.3,
+        "blur": Among(0.3, {"keep": 0.3}),
+        "tune_seed": 1,
+    },
     "sdg": {
         "text_weight": 10.0,
         "image_weight": 1e-3,
@@ -309,7 +351,12 @@ BY_CLIP = ("sdg", "blended")
 #: Methods whose result does not depend on the seed, given a mask where they take one.
 DETERMINISTIC = ("invert", "diffusionclip", "diffedit", "p2p")
 #: Methods that tune a network with weights first, and the settings with which they leave that out.
-UNTUNED: dict[str, dict[str, Any]] = {"diffusionclip": {"degree": 0.0}, "asyrp": {"degree": 0.0}}
+UNTUNED: dict[str, dict[str, Any]] = {
+    "diffusionclip": {"degree": 0.0},
+    "asyrp": {"degree": 0.0},
+    "imagic": {"embedding_steps": 0, "network_steps": 0},
+    "unitune": {"tune_steps": 0},
+}
 #: Where the number of steps stands, if not in ``steps``.
 STEPS = {"diffusionclip": "n_test", "asyrp": "n_test"}
 #: Methods that edit by the words of two prompts, and so need a model that reads words.
@@ -465,7 +512,7 @@ BAD_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"mask": torch.full((1, 1, SIZE, SIZE), 0.3)}, "mask has 64 values that are neither 0 nor 1"),
     ({"mask": torch.zeros(3, 1, SIZE, SIZE)}, "3 masks were given for 1 images; give one, or one for each image"),
     ({"prompt": "a blorp"}, "does not know: 'blorp'"),
-    ({"prompt": "a a a a a"}, "has 5 (words;|tokens and) this model reads at most 4"),
+    ({"prompt": "a a a a a"}, "has [56] (words;|tokens and) this model reads at most 4"),
     ({"seed": [1, 2]}, "2 seeds for 1 images"),
     ({"seed": -1}, r"seed is -1; it must be an integer in \[0, 2\*\*63\)"),
 ]

@@ -37,6 +37,8 @@ FAST = {
     "classifier": ("--steps", "4"),
     "sdg": ("--steps", "4", "--noisy-clip", "emoji64-clip"),  # a clean CLIP sees images of any size
     "blended": ("--steps", "4", "--skip-timesteps", "1", "--views", "2"),
+    "imagic": ("--embedding-steps", "2", "--network-steps", "2", "--steps", "4"),
+    "unitune": ("--tune-steps", "2", "--steps", "4"),
     "diffusionclip": (
         *("--source-text", "cat", "--target-text", "apple", "--n-images", "2", "--epochs", "1", "--image-steps", "2"),
         *("--n-inv", "3", "--n-train", "2", "--n-test", "3"),
