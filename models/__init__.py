@@ -1,5 +1,6 @@
 """Networks and their weights."""
 
+from .alignment import Span, WordTokens
 from .autoencoder import Autoencoder, Posterior
 from .bert_text import BertText
 from .build import build, load_state
@@ -40,12 +41,14 @@ __all__ = [
     "NoisyClipConfig",
     "Posterior",
     "Site",
+    "Span",
     "Taps",
     "TextConfig",
     "TextToImage",
     "UNet",
     "UNetConfig",
     "WordEncoder",
+    "WordTokens",
     "build",
     "build_clip",
     "clip_config",

@@ -105,7 +105,7 @@ def find(spans: Sequence[Span], words: str, *, nth: int | None = None) -> tuple[
             f"nth is {nth} and '{words}' is {len(found)} times in the prompt; give 0 to {len(found) - 1}",
         )
         found = [found[nth]]
-    return tuple(token for a, b in found for token in range(spans[a].start, spans[b - 1].stop))
+    return tuple(sorted({token for a, b in found for token in range(spans[a].start, spans[b - 1].stop)}))
 
 
 def replacement_mapper(
@@ -295,14 +295,8 @@ def _is_sign(letter: str) -> bool:
 
 def _occurrences(words: Sequence[str], wanted: str) -> list[tuple[int, int]]:
     """Return (first, stop) for each row of whole words that is spelled as ``wanted``."""
-    found = []
-    for first in range(len(words)):
-        for stop, text in enumerate(accumulate(words[first:]), first + 1):
-            if text == wanted:
-                found.append((first, stop))
-            if len(text) >= len(wanted):
-                break
-    return found
+    rows = ((first, enumerate(accumulate(words[first:]), first + 1)) for first in range(len(words)))
+    return [(first, stop) for first, ends in rows for stop, text in ends if text == wanted]
 
 
 def _plain(word: str) -> str:
@@ -310,8 +304,9 @@ def _plain(word: str) -> str:
 
 
 def _bare(word: str) -> str:
-    """Return a word without accents, as BERT reads it."""
-    return "".join(letter for letter in unicodedata.normalize("NFD", word) if unicodedata.category(letter) != "Mn")
+    """Return a word without accents, as BERT reads it; one of accents alone is left whole."""
+    plain = unicodedata.normalize("NFD", word)
+    return "".join(letter for letter in plain if unicodedata.category(letter) != "Mn") or word
 
 
 def _text(spans: Sequence[Span]) -> str:

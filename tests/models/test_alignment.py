@@ -147,6 +147,8 @@ def test_find_reads_case_accents_and_rows_of_words():
     assert find(spans, "  PEA   soup ") == (1, 2, 10, 11)
     assert find(spans, "pea soup", nth=1) == (10, 11)
     assert find(spans, "soup,") == (2, 3)
+    assert find(clip().spans("so so so"), "so so") == (1, 2, 3)
+    assert find(clip().spans("a \u0301 café"), "cafe", nth=0) == find(clip().spans("a \u0301 café"), "café")
     assert find(spans, "Cafe") == (8,) and find(spans, "cafe\u0301") == (5,)
     assert find(bert().spans("a café"), "Café") == (2,)
     assert find(clip().spans("a café"), "cafe") == (2,)
@@ -231,6 +233,12 @@ def test_refinement_takes_the_first_of_repeated_words():
     mapper, blend = refinement_mapper([0, 5, 6, 1], [0, 5, 6, 5, 6, 1], 8)
     assert blend.tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
     assert mapper[:, :6].nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 5]]
+
+
+def test_of_two_words_that_changed_places_the_later_of_the_source_is_kept():
+    mapper, blend = refinement_mapper([0, 5, 6, 1], [0, 6, 5, 1], 4)
+    assert blend.tolist() == [1, 1, 0, 1]
+    assert mapper.nonzero().tolist() == [[0, 0], [2, 1], [3, 3]]
 
 
 def test_padding_keeps_its_own_map_where_the_source_has_words():
