@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Condition, Model
-from steerdiff.guidance.prompts import Prompt
+from steerdiff.guidance.prompts import Prompt, TextEncoder
 from steerdiff.samplers import Level
 
 __all__ = ["TextPair", "cells_above", "check_found", "noise_difference"]
@@ -40,24 +40,21 @@ class TextPair:
             compared = model.condition(reference).expand(images)
         else:  # of labels, the null class
             compared = model.branches(query)[1].expand(images)
-        if isinstance(query, Condition) or isinstance(reference, Condition) or model.text is None:
+        if model.text is None or isinstance(query, Condition) or isinstance(reference, Condition):
             differ = _rows_differ(wanted, compared, images)
         else:
-            differ = _tokens_differ(model, query, reference).expand(images)
+            differ = _tokens_differ(model.text, _texts(query), _texts(reference)).expand(images)
         return TextPair(query=wanted, reference=compared, differ=differ.to(model.device).reshape(-1, 1, 1, 1))
 
 
-def _tokens_differ(model: Model, query: Prompt, reference: Prompt) -> Tensor:
-    """Whether the tokens of two texts, or lists of them, differ, [1] or [B]; the same text is the same, bit for bit."""
-    assert model.text is not None
-    first, second = (_texts(prompt) for prompt in (query, reference))
-    ids, mask = model.text.tokenize([*first, *second])
+def _tokens_differ(text: TextEncoder, first: list[str], second: list[str]) -> Tensor:
+    """Whether the tokens of texts differ, [1] or [B]; the same text is the same, however its states are rounded."""
+    ids, mask = text.tokenize([*first, *second])
     ids = ids if mask is None else torch.where(mask, ids, -1)
     return (ids[: len(first)] != ids[len(first) :]).any(1)
 
 
-def _texts(prompt: Prompt) -> list[str]:
-    assert not isinstance(prompt, Condition)
+def _texts(prompt: str | Sequence[str] | None) -> list[str]:
     return [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
