@@ -32,6 +32,7 @@ COMMANDS = {
     "sample": Command("sample", "PROMPT... [--n N]", "draw images from text"),
     "edit": Command("edit", "METHOD --image FILE ...", "edit an image with one of the methods"),
     "invert": Command("invert", "--image FILE", "invert an image by DDIM and reconstruct it"),
+    "attention": Command("attention", "PROMPT [--words W ...]", "show where the model looks for each word"),
     "train": Command("train", "WHAT --folder FOLDER", "train a model"),
     "finetune": Command("finetune", "METHOD --source-text A --target-text B", "tune a model to an edit, once"),
     "evaluate": Command("evaluate", "WHAT", "measure samples and edits, against the truth where it is known"),

@@ -20,7 +20,7 @@ from .runtime import ModelFlags, environment
 __all__ = ["REPLAYS", "Rerun", "main"]
 
 #: Which module makes an image again, by the first word of the command that made it: its ``replay``.
-REPLAYS = {"sample": "sample", "edit": "edit", "invert": "invert"}
+REPLAYS = {"sample": "sample", "edit": "edit", "invert": "invert", "attention": "attention"}
 
 
 @dataclass(frozen=True, kw_only=True)

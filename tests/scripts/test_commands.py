@@ -34,6 +34,7 @@ FAST = {
     "repaint": ("--steps", "6", "--jump-length", "2", "--jump-n-sample", "2"),
     "invert": ("--steps", "4"),
     "diffedit": ("--steps", "4"),
+    "p2p": ("--preset", "emoji64", "--steps", "4", "--target", "a green cat"),
     "classifier": ("--steps", "4"),
     "sdg": ("--steps", "4", "--noisy-clip", "emoji64-clip"),  # a clean CLIP sees images of any size
     "blended": ("--steps", "4", "--skip-timesteps", "1", "--views", "2"),
