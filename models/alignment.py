@@ -18,6 +18,8 @@ from torch import Tensor
 
 from steerdiff.errors import UserError, require
 
+from .tokenizers import is_punctuation
+
 __all__ = [
     "DEFAULT",
     "Span",
@@ -283,14 +285,9 @@ def _window(name: str, window: Window, rows: int, official: bool) -> range:
 
 def _borders(text: str) -> tuple[int, ...]:
     """Return where the punctuation around a word ends and begins, if there is any."""
-    inside = [place for place, letter in enumerate(text) if not _is_sign(letter)]
+    inside = [place for place, letter in enumerate(text) if not is_punctuation(letter)]
     edges = (inside[0], inside[-1] + 1) if inside else ()
     return tuple(edge for edge in edges if 0 < edge < len(text))
-
-
-def _is_sign(letter: str) -> bool:
-    """Whether a letter is punctuation: ASCII signs such as "$" and "^" too."""
-    return unicodedata.category(letter).startswith("P") or ("!" <= letter <= "~" and not letter.isalnum())
 
 
 def _occurrences(words: Sequence[str], wanted: str) -> list[tuple[int, int]]:

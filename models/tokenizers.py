@@ -24,6 +24,7 @@ __all__ = [
     "clip_chunks",
     "clip_vocabulary",
     "clip_words",
+    "is_punctuation",
     "read_vocab",
     "token_table",
 ]
@@ -227,7 +228,7 @@ def _bert_words(text: str) -> list[str]:
     """Split as bert-base-uncased does: lower case, no accents, punctuation and Chinese characters alone."""
     plain = unicodedata.normalize("NFD", _lower(_spread_out(text)))
     words = "".join(
-        f" {letter} " if _is_punctuation(letter) else letter for letter in plain if unicodedata.category(letter) != "Mn"
+        f" {letter} " if is_punctuation(letter) else letter for letter in plain if unicodedata.category(letter) != "Mn"
     )
     return words.split()
 
@@ -246,8 +247,8 @@ def _spread(letter: str) -> str:
     return f" {letter} " if _is_chinese(letter) else letter
 
 
-def _is_punctuation(letter: str) -> bool:
-    """Whether BERT takes a letter for punctuation: ASCII signs such as "$" and "^" too."""
+def is_punctuation(letter: str) -> bool:
+    """Whether a letter is punctuation, as BERT takes it: ASCII signs such as "$" and "^" too."""
     ascii_sign = "!" <= letter <= "~" and not letter.isalnum()
     return ascii_sign or unicodedata.category(letter).startswith("P")
 

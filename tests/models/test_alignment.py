@@ -132,6 +132,7 @@ def test_signs_around_a_word_are_words_and_signs_inside_belong_to_it():
         "(": (1, 2), "a": (2, 3), "cat": (3, 4), "),": (4, 6), "don't": (6, 9)
     }  # fmt: skip
     assert [span.word for span in clip().spans("'tis cats'")] == ["'tis", "cats", "'"]  # the token is 't, not '
+    assert [span.word for span in clip().spans("$cat+ a=b")] == ["$", "cat", "+", "a=b"]
     assert [span.word for span in bert().spans("猫犬 Cats")] == ["猫", "犬", "cats"]
 
 
