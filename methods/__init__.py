@@ -4,6 +4,7 @@ from .blended_diffusion import BlendedDiffusion
 from .classifier_guided import ClassifierGuided
 from .diffedit import DiffEdit
 from .diffusion_clip import DiffusionCLIP
+from .dreambooth import DreamBooth
 from .ilvr import ILVR
 from .imagic import Imagic
 from .invert import DDIMInversion
@@ -23,6 +24,7 @@ __all__ = [
     "DDIMInversion",
     "DiffEdit",
     "DiffusionCLIP",
+    "DreamBooth",
     "Imagic",
     "LowPass",
     "PromptToPrompt",
@@ -43,6 +45,7 @@ METHODS = {
     "diffusionclip": DiffusionCLIP,
     "diffedit": DiffEdit,
     "p2p": PromptToPrompt,
+    "dreambooth": DreamBooth,
     "imagic": Imagic,
     "unitune": UniTune,
 }

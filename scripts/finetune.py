@@ -62,7 +62,7 @@ def _run(name: str, flags: Any) -> int:
     out = Path("runs/finetune") / f"{name}.safetensors" if flags.out is None else flags.out
     require(out.suffix == ".safetensors", f"out is {out}; it must end in .safetensors")
     ensure_writable(out.parent)
-    pictures = {name: getattr(flags, name) for name in PICTURES if hasattr(flags, name)}
+    pictures = {name: path for name in PICTURES if (path := getattr(flags, name, None)) is not None}
     for picture, path in pictures.items():
         require(path.is_file(), f"{picture} is {path}, which is no file; give the path of a picture")
     options = {option: getattr(flags, option) for option in _OPTIONS if hasattr(flags, option)} | texts_of(flags)
@@ -91,7 +91,11 @@ def _flags_class(name: str) -> type[Any]:
     docs = {item.arg_name: " ".join((item.description or "").split()) for item in documented}
     taken = inspect.signature(method.finetune).parameters
     docs |= PICTURES
-    fields: list[Any] = [(name, Path) for name in PICTURES if name in taken]
+    fields: list[Any] = [
+        (name, Path) if taken[name].default is inspect.Parameter.empty else (name, Path | None, None)
+        for name in PICTURES
+        if name in taken
+    ]
     fields += [(name, str | None, dataclasses.field(default=None)) for name in TEXTS if name in taken]
     fields += [(name, bool, dataclasses.field(default=default)) for name, default in _OPTIONS.items() if name in taken]
     for cls in (method, FinetuneFlags):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ class Files:
         if not path.is_file():
             rate = {"learning_rate": 0.02} if hasattr(self.method, "learning_rate") else {}
             other = dataclasses.replace(self.method, tune_seed=50 + number, **rate)
-            save_delta(path, other.finetune(self.model, folder=self.folder / f"run{number}", progress=False))
+            seen = "image" in inspect.signature(other.finetune).parameters
+            image = {"image": pictures(1, 8, seed=number)} if seen else {}
+            run = self.folder / f"run{number}"
+            save_delta(path, other.finetune(self.model, **image, folder=run, progress=False))
         return path
 
     def images(self) -> Path:

@@ -23,6 +23,7 @@ from steerdiff.methods import (
     DDIMInversion,
     DiffEdit,
     DiffusionCLIP,
+    DreamBooth,
     Imagic,
     PromptToPrompt,
     RePaint,
@@ -67,6 +68,15 @@ SMALL: dict[str, Any] = {
         guidance=2.0,
     ),
     "unitune": UniTune(token="red", tune_steps=2, learning_rate=1e-2, batch_size=2, steps=5, guidance=2.0),
+    "dreambooth": DreamBooth(
+        nouns=("dog",),
+        n_class=2,
+        class_steps=2,
+        tune_steps=2,
+        learning_rate=1e-2,
+        steps=3,
+        guidance=2.0,
+    ),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
     "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
@@ -328,6 +338,33 @@ FLIPS: dict[str, dict[str, Any]] = {
         "blur": Among(0.3, {"keep": 0.3}),
         "tune_seed": 1,
     },
+    "dreambooth": {
+        "images": Made(lambda files: (files.images(),)),
+        "identifiers": ("lynx",),
+        "nouns": ("cat",),
+        "template": "a red {}",
+        "captioned": Among(True, {"images": Made(lambda files: (files.images(),))}),
+        "flip": True,
+        "delta": Made(lambda files: files.delta(0)),
+        "prior_weight": 0.5,
+        "n_class": 1,
+        "class_steps": 3,
+        "class_guidance": 9.0,
+        "tunes_text": True,
+        "lora": 1,
+        "lora_in": Among(("out_layers",), {"lora": 1}),
+        "tune_steps": 3,
+        "learning_rate": 0.1,
+        "weight_decay": 0.5,
+        "clip_norm": 1e-3,
+        "ema_decay": 0.9,
+        "batch_size": 2,
+        "tune_seed": 1,
+        "steps": 5,
+        "solver": DDPM(),
+        "guidance": 9.0,
+        "clip": "none",
+    },
     "sdg": {
         "text_weight": 10.0,
         "image_weight": 1e-3,
@@ -355,6 +392,7 @@ UNTUNED: dict[str, dict[str, Any]] = {
     "diffusionclip": {"degree": 0.0},
     "asyrp": {"degree": 0.0},
     "imagic": {"embedding_steps": 0, "network_steps": 0},
+    "dreambooth": {"tune_steps": 0},
     "unitune": {"tune_steps": 0},
 }
 #: Where the number of steps stands, if not in ``steps``.
@@ -470,15 +508,15 @@ def test_image_k_of_a_batch_is_image_k_alone_in_every_method(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in sorted(METHODS) if draws(name)])
 def test_a_method_that_needs_no_image_draws_one_for_each_prompt_alike_alone_and_together(name: str) -> None:
     model, prompts = tiny_text_model(), ["a cat", "a dog", "a red cat"]
-    together = run(name, SMALL[name], model, None, prompt=prompts, seed=[4, 9, 2])
+    together = run(name, untuned(name), model, None, prompt=prompts, seed=[4, 9, 2])
     assert together.shape == (3, 3, SIZE, SIZE)
     for prompt, seed, one in zip(prompts, (4, 9, 2), together, strict=True):
-        alone = run(name, SMALL[name], model, None, prompt=prompt, seed=seed)
+        alone = run(name, untuned(name), model, None, prompt=prompt, seed=seed)
         torch.testing.assert_close(one[None], alone, rtol=0, atol=2e-5)
 
 
-def test_methods_are_called_alike_and_three_of_them_need_no_image() -> None:
-    assert {name for name in METHODS if draws(name)} == {"classifier", "sdg", "p2p"} & set(METHODS)
+def test_methods_are_called_alike_and_four_of_them_need_no_image() -> None:
+    assert {name for name in METHODS if draws(name)} == {"classifier", "sdg", "p2p", "dreambooth"} & set(METHODS)
     for name in METHODS:
         parameters = inspect.signature(METHODS[name].__call__).parameters
         assert list(parameters)[:2] == ["self", "model"] and {"image", "seed", "progress"} <= set(parameters), name
