@@ -28,6 +28,8 @@ SHIPPED = {
     "emoji64-classifier": "weights/emoji64-classifier.safetensors",
     "emoji64-clip": "weights/emoji64-clip.safetensors",
     "emoji64-noisy-clip": "weights/emoji64-noisy-clip.safetensors",
+    "diffusionclip-blue-red": "weights/diffusionclip-blue-red.safetensors",
+    "asyrp-flat-3d": "weights/asyrp-flat-3d.safetensors",
 }
 
 #: Where the weights of a training run are.

@@ -1,5 +1,6 @@
 """One file a paper: each method is a dataclass of its settings, called with a model and an image."""
 
+from .asyrp import Asyrp
 from .blended_diffusion import BlendedDiffusion
 from .classifier_guided import ClassifierGuided
 from .diffedit import DiffEdit
@@ -8,6 +9,8 @@ from .dreambooth import DreamBooth
 from .ilvr import ILVR
 from .imagic import Imagic
 from .invert import DDIMInversion
+from .negative_prompt import NegativePromptInversion
+from .null_text import NullTextInversion
 from .prompt_to_prompt import PromptToPrompt
 from .repaint import RePaint
 from .resizing import LowPass
@@ -19,6 +22,7 @@ __all__ = [
     "ILVR",
     "METHODS",
     "SDG",
+    "Asyrp",
     "BlendedDiffusion",
     "ClassifierGuided",
     "DDIMInversion",
@@ -27,6 +31,8 @@ __all__ = [
     "DreamBooth",
     "Imagic",
     "LowPass",
+    "NegativePromptInversion",
+    "NullTextInversion",
     "PromptToPrompt",
     "RePaint",
     "SDEdit",
@@ -46,6 +52,9 @@ METHODS = {
     "diffedit": DiffEdit,
     "p2p": PromptToPrompt,
     "dreambooth": DreamBooth,
+    "nulltext": NullTextInversion,
+    "negprompt": NegativePromptInversion,
+    "asyrp": Asyrp,
     "imagic": Imagic,
     "unitune": UniTune,
 }

@@ -195,10 +195,12 @@ class Asyrp:
         delta_h_config(model.network)  # likewise
         images, _ = training_images(self, copy_of(model, shares=True))
 
-        def tune(folder: FilePath) -> Delta:
-            return self.finetune(model, folder=folder, resume=True, progress=progress is not None)
+        tuned = self if self.t_edit is not None else replace(self, t_boost=None)  # it does not matter to the shift
 
-        return (cached_delta(_METHOD, identity_of(model), self._settings(clip, images), tune),)
+        def tune(folder: FilePath) -> Delta:
+            return tuned.finetune(model, folder=folder, resume=True, progress=progress is not None)
+
+        return (cached_delta(_METHOD, identity_of(model), tuned._settings(clip, images), tune),)
 
     def settled(self, deltas: Sequence[Delta]) -> Asyrp:
         """Return these settings with what is left open taken from the deltas.

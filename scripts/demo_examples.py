@@ -47,7 +47,8 @@ _INVERT = ("--steps", "50", "--spacing", "trailing")
 _CLASSIFIER = ("--preset", "emoji64", "--t0", "0.8", "--scale", "4", "--guidance", "1")
 _SDG = ("--preset", "emoji64")
 _BLENDED = ("--preset", "emoji64")
-_DIFFUSIONCLIP = ("--preset", "emoji64")
+_DIFFUSIONCLIP = ("--preset", "emoji64", "--delta", "diffusionclip-blue-red")
+_ASYRP = ("--preset", "emoji64", "--delta", "asyrp-flat-3d")
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
 EXAMPLES: dict[str, tuple[Example, ...]] = {
@@ -96,10 +97,19 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
         Example(
             kind="colour",
             number=25,
-            flags=(*_DIFFUSIONCLIP, "--source-text", "blue", "--target-text", "red"),
+            flags=_DIFFUSIONCLIP,
             source_flag="--prompt",
             target_flag=None,
-            note="CLIP tunes the model from blue to red first; then the image is inverted and drawn again",
+            note="inverted, and drawn again by the model that CLIP tuned from blue to red",
+        ),
+    ),
+    "asyrp": (
+        Example(
+            kind="style",
+            number=0,
+            flags=_ASYRP,
+            target_flag=None,
+            note="inverted, and drawn again with a shift of the bottleneck that CLIP tuned from flat to 3d",
         ),
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .adm import ADM
+from .asyrp import ASYRP_PAPER
 from .blended import BLENDED_PAPER
 from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
@@ -28,5 +29,6 @@ PAPERS: dict[str, Paper] = {
         SDG_PAPER,
         DIFFUSIONCLIP_PAPER,
         BLENDED_PAPER,
+        ASYRP_PAPER,
     )
 }

@@ -79,6 +79,9 @@ DIFFUSIONCLIP_PAPER = Paper(
         "diffusionclip-degree",
         "diffusionclip-variant",
         "diffusionclip-until",
+        "diffusionclip-style",
+        "diffusionclip-colour",
+        "diffusionclip-object",
     ),
     recipes=DIFFUSIONCLIP_RECIPES,
 )

@@ -209,6 +209,15 @@ def test_tuning_trains_the_shift_alone(form: Any, tmp_path: FilePath, monkeypatc
     assert tuned[0].path.start.t == 99 and tuned[0].path[-1].here.t >= 40 > tuned[0].path.end.t
 
 
+def test_runs_with_other_boosting_share_one_tuning(own_cache: FilePath) -> None:
+    ruled = {"t_edit": None, "t_boost": None, "threshold_edit": 0.05, "threshold_boost": 0.2, "curve_steps": 20}
+    model, by_rule = tiny_text_model(), dataclasses.replace(SMALL, **ruled)
+    found = by_rule.deltas(model)[0]
+    again = dataclasses.replace(by_rule, t_boost=0.0).deltas(model)[0]
+    assert len(list((own_cache / "deltas").glob("*.safetensors"))) == 1
+    assert again.settings["t_boost"] == found.settings["t_boost"] > 0
+
+
 def test_each_trajectory_is_the_asymmetric_one_of_its_image(
     tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ CHEAP = {
     "classifier": ("--steps", "2", "--y", "cat"),
     "sdg": ("--steps", "2"),
     "diffusionclip": ("--degree", "0", "--n-inv", "2", "--n-test", "2"),
+    "asyrp": ("--degree", "0", "--n-inv", "2", "--n-test", "2"),
     "blended": ("--steps", "3", "--skip-timesteps", "1", "--views", "1"),
 }
 
