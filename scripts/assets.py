@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from steerdiff.errors import UserError, require
@@ -21,11 +22,12 @@ __all__ = ["HASHES", "STEPS", "Assets", "Stage", "main", "stale"]
 #: Where the hashes are recorded, from the root of the repository.
 HASHES = Path("assets/hashes.json")
 
-_BASE = Path("assets/weights/emoji64.safetensors")
-_RECOGNISER = Path("assets/weights/recogniser.safetensors")
-_CLASSIFIER = Path("assets/weights/emoji64-classifier.safetensors")
-_CLIP = Path("assets/weights/emoji64-clip.safetensors")
-_NOISY_CLIP = Path("assets/weights/emoji64-noisy-clip.safetensors")
+_WEIGHTS = Path("assets/weights")
+_BASE = _WEIGHTS / "emoji64.safetensors"
+_RECOGNISER = _WEIGHTS / "recogniser.safetensors"
+_CLASSIFIER = _WEIGHTS / "emoji64-classifier.safetensors"
+_CLIP = _WEIGHTS / "emoji64-clip.safetensors"
+_NOISY_CLIP = _WEIGHTS / "emoji64-noisy-clip.safetensors"
 _GUIDES = (_CLASSIFIER, _CLIP, _NOISY_CLIP)
 _ART = Path("assets/emoji/index.json")
 _RESULTS = Path("docs/results")
@@ -35,8 +37,26 @@ _CLAIMS = Path("docs/claims.md")
 _EDITS = ("edits.json", "edits.md", "edits-summary.md", "edits.png")
 _SAMPLES = ("samples.json", "samples.md")
 _NOISY = ("noisy.json", "noisy.md", "noisy.png")
-#: Ablations whose tables are kept in ``guidance``, each with the plot that is kept.
-_ABLATIONS = {"adm-scale": "tradeoff.png"}
+#: Ablations of the methods that CLIP guides or tunes, in the order of the overview.
+_OVERVIEW = (
+    "sdg-weights",
+    "sdg-noisy",
+    "blended-views",
+    "diffusionclip-style",
+    "diffusionclip-colour",
+    "diffusionclip-object",
+    "asyrp-style",
+    "asyrp-colour",
+    "asyrp-object",
+)
+#: Deltas that the demo edits with, by method and texts; each is tuned from the base by the CLIP.
+_DELTAS = {"asyrp-flat-3d": ("asyrp", "flat", "3d"), "diffusionclip-blue-red": ("diffusionclip", "blue", "red")}
+#: Ablations whose tables are kept in ``guidance``; those of the overview make one table together.
+_ABLATIONS = ("adm-scale", *_OVERVIEW)
+_GUIDANCE = tuple(
+    _RESULTS / "guidance" / name
+    for name in ("adm-scale.png", "overview.md", *(f"{name}.{end}" for name in _ABLATIONS for end in ("md", "csv")))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +91,28 @@ def _noisy(root: Path) -> None:
     _steerdiff("evaluate", "noisy", "--out", root / _RESULTS)
 
 
+def _deltas(root: Path) -> None:
+    for name, (method, source, target) in _DELTAS.items():
+        texts = ("--source-text", source, "--target-text", target)
+        out = root / _WEIGHTS / f"{name}.safetensors"
+        with TemporaryDirectory() as folder:
+            _steerdiff("finetune", method, "--preset", "emoji64", *texts, "--folder", folder, "--out", out)
+
+
 def _guidance(root: Path) -> None:
-    for name, plot in _ABLATIONS.items():
+    from steerdiff.io import atomic_write
+
+    from .ablation.overview import overview
+
+    kept = root / _RESULTS / "guidance"
+    for name in _ABLATIONS:
         out = root / "out/ablate" / name
         _steerdiff("ablate", "--config", name, "--jobs", 2, "--cache", root / "out/cells", "--out", out)
-        for source, suffix in (("ablation.md", "md"), ("ablation.csv", "csv"), (plot, "png")):
-            _copy(out / source, root / _RESULTS / "guidance" / f"{name}.{suffix}")
+        for suffix in ("md", "csv"):
+            _copy(out / f"ablation.{suffix}", kept / f"{name}.{suffix}")
+    _copy(root / "out/ablate/adm-scale/tradeoff.png", kept / "adm-scale.png")
+    text = overview([kept / f"{name}.csv" for name in _OVERVIEW])
+    atomic_write(kept / "overview.md", lambda file: file.write(text.encode()))
 
 
 def _samples(root: Path) -> None:
@@ -114,11 +150,12 @@ STEPS: dict[str, Stage] = {
         inputs=(_BASE, _RECOGNISER), outputs=(_RESULTS / "embedded.json", _RESULTS / "embedded.md"), make=_evaluation
     ),
     "noisy": Stage(inputs=_GUIDES, outputs=tuple(_RESULTS / name for name in _NOISY), make=_noisy),
-    "guidance": Stage(
-        inputs=(_BASE, _RECOGNISER, *_GUIDES),
-        outputs=tuple(_RESULTS / "guidance" / f"{name}.{end}" for name in _ABLATIONS for end in ("md", "csv", "png")),
-        make=_guidance,
+    "deltas": Stage(
+        inputs=(_BASE, _CLIP),
+        outputs=tuple(_WEIGHTS / f"{name}.safetensors" for name in _DELTAS),
+        make=_deltas,
     ),
+    "guidance": Stage(inputs=(_BASE, _RECOGNISER, *_GUIDES), outputs=_GUIDANCE, make=_guidance),
     "gallery": Stage(inputs=(_BASE, *_GUIDES), outputs=(_GALLERY,), make=_gallery),
     "samples": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _SAMPLES), make=_samples),
     "edits": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _EDITS), make=_edits),
