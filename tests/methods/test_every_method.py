@@ -32,6 +32,8 @@ from steerdiff.methods import (
 )
 from steerdiff.methods.asyrp import Asyrp
 from steerdiff.methods.blended_diffusion import BlendedDiffusion
+from steerdiff.methods.negative_prompt import NegativePromptInversion
+from steerdiff.methods.null_text import NullTextInversion
 from steerdiff.samplers import DDIM, DDPM, DPMSolver2M, Interrupted, NoiseSchedule
 
 from ..guidance.test_noisy_classifier import tiny_classifier
@@ -77,6 +79,8 @@ SMALL: dict[str, Any] = {
         steps=3,
         guidance=2.0,
     ),
+    "nulltext": NullTextInversion(steps=4, guidance=2.0, inner_steps=2, learning_rate=0.05),
+    "negprompt": NegativePromptInversion(steps=4),
     "sdg": SDG(steps=4, text_weight=30.0, image_weight=1e-4, image_loss="style", guidance=2.0),
     "classifier": ClassifierGuided(classifier=CLASSIFIER, steps=6, scale=30.0),
     "blended": BlendedDiffusion(steps=6, skip_timesteps=2, views=2, clip_scale=40.0, range_scale=5.0),
@@ -365,6 +369,26 @@ FLIPS: dict[str, dict[str, Any]] = {
         "guidance": 9.0,
         "clip": "none",
     },
+    "nulltext": {
+        "steps": 5,
+        "spacing": "trailing",
+        "guidance": 9.0,
+        "inner_steps": 4,
+        "learning_rate": 0.2,
+        "final_rate": 0.0,
+        "stop": 1e3,
+        "stop_rise": 1e6,
+        "fixed_point": 3,
+        "clip": "clip",
+        "checkpoint": Neutral(True),
+    },
+    "negprompt": {
+        "steps": 5,
+        "spacing": "trailing",
+        "guidance": Neutral(9.0),  # of a reconstruction there is none
+        "fixed_point": 3,
+        "clip": "clip",
+    },
     "sdg": {
         "text_weight": 10.0,
         "image_weight": 1e-3,
@@ -386,7 +410,7 @@ FINDS_MASK = ("diffedit",)
 #: Methods whose prompt is read by a CLIP, which any model may have beside it.
 BY_CLIP = ("sdg", "blended")
 #: Methods whose result does not depend on the seed, given a mask where they take one.
-DETERMINISTIC = ("invert", "diffusionclip", "diffedit", "p2p")
+DETERMINISTIC = ("invert", "diffusionclip", "diffedit", "p2p", "nulltext", "negprompt")
 #: Methods that tune a network with weights first, and the settings with which they leave that out.
 UNTUNED: dict[str, dict[str, Any]] = {
     "diffusionclip": {"degree": 0.0},
