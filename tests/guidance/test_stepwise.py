@@ -10,7 +10,7 @@ from steerdiff.errors import UserError
 from steerdiff.guidance import Condition, Model
 from steerdiff.guidance.stepwise import Stepwise, stepwise
 from steerdiff.models import AttentionEdit, Control, Taps
-from steerdiff.samplers import DDIM, DPM2, Denoiser, Level, Noise, Path, Prediction, integrate
+from steerdiff.samplers import DDIM, DPM2, Denoiser, Level, Move, Noise, Path, Prediction, integrate
 
 from .toys import tiny_text_model
 
@@ -107,6 +107,20 @@ def test_an_unconditional_text_for_each_step_is_its_run_in_pieces(model: Model) 
     for index, denoise in enumerate(denoisers):
         x = run(denoise, path[index : index + 1], x)
     assert torch.equal(result, x)
+
+
+def test_moves_of_fresh_noise_ask_for_no_denoiser(model: Model) -> None:
+    top, middle, low, end = model.path(3).levels
+    down, up = Move(here=top, there=low), Move(here=low, there=middle, kind="renoise")
+    path = Path.from_moves([down, up, Move(here=middle, there=low), Move(here=low, there=end)], T=model.schedule.T)
+    seen: list[int] = []
+
+    def choose(index: int) -> Denoiser:
+        seen.append(index)
+        return model.denoiser()
+
+    assert list(stepwise(path, choose).denoisers) == [top.t, middle.t, low.t]
+    assert seen == [0, 2, 3]
 
 
 def test_a_path_that_comes_back_to_a_level_is_an_error(model: Model) -> None:

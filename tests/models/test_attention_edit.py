@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from steerdiff.errors import UserError
-from steerdiff.models import AttentionEdit, Control, Taps, UNet, UNetConfig, attention_edit, control
+from steerdiff.models import AttentionEdit, Control, Site, Taps, UNet, UNetConfig, attention_edit, control
 from steerdiff.models.attention_edit import edited_attention, fused_edit
 
 LENGTH = 6
@@ -87,6 +87,16 @@ def test_the_definition_is_the_formula_written_out_for_one_row() -> None:
     torch.testing.assert_close(result[0], maps[0] @ v[0], rtol=1e-12, atol=1e-12)
     injected = edited_attention(q, k, v, None, AttentionEdit(source=(0,), target=(1,), self_tokens=10), "self")
     torch.testing.assert_close(injected[1], maps[0] @ v[1], rtol=1e-12, atol=1e-12)
+
+
+def test_injected_self_attention_equals_the_definition() -> None:
+    q, k, v = attention_inputs()
+    k = normal(4, 3, 10, 8, seed=1)
+    v = normal(4, 3, 10, 8, seed=2)
+    edit = AttentionEdit(source=(0, 2), target=(1, 3), self_tokens=10)
+    result = Control(edit=edit).attend(q, k, v, None, Site("attn1", "self", "mid", 1))
+    assert result is not None
+    torch.testing.assert_close(result, edited_attention(q, k, v, None, edit, "self"), rtol=1e-12, atol=1e-12)
 
 
 def test_half_precision_follows_the_definition() -> None:
