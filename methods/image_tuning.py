@@ -168,5 +168,5 @@ def own_delta(source: Any, method: str, model: Model, x: Tensor) -> Delta:
     require(found.method == method, f"{source} was tuned by {found.method}; give a delta of {method}")
     check_base(found, identity(model))
     if all(digest(one[None]) != found.settings.get("image") for one in x):
-        warnings.warn(f"{source} was tuned on another image than those given; the result shows that one", stacklevel=3)
+        warnings.warn(f"{source} was tuned on another image than those given", stacklevel=4)
     return found

@@ -28,7 +28,7 @@ _CHANGE = "imagic.embedding"  # in a delta: the tuned embedding minus the target
 _REVISION = 1  # of what tuning computes: a new one makes the cached deltas anew
 #: Fields that decide the tuned embedding, and those that then decide the tuned network.
 _EMBEDDING = ("embedding_steps", "embedding_rate", "batch_size", "posterior", "tune_seed")
-_NETWORK = ("network_steps", "network_rate")
+_NETWORK = ("network_steps", "network_rate", "ema_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ class Imagic:
     embedding_rate: float = 2e-3  #: learning rate of stage 1, Adam
     network_steps: int = 1500  #: updates of stage 2; 0 leaves the model as it is
     network_rate: float = 5e-7  #: learning rate of stage 2, Adam
+    ema_decay: float = 0.0  #: of averaged weights in stage 2, which then are its result; none published
     batch_size: int = 1  #: times and noises of the image in one update of either stage
     posterior: Literal["mean", "sample"] = "mean"  #: of a first stage, as what the image is tuned on; drawn once
     steps: int | str | None = 50  #: moves of the path of stage 3; None is the model's own
@@ -65,6 +66,7 @@ class Imagic:
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("embedding_rate", "network_rate"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; it must be positive")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1), 0 for none")
         require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
         known = ("mean", "sample")
         require(self.posterior in known, f"posterior is {self.posterior!r}; known are mean and sample")
@@ -235,6 +237,7 @@ class Imagic:
             steps=getattr(self, f"{stage}_steps"),
             batch_size=self.batch_size,
             learning_rate=getattr(self, f"{stage}_rate"),
+            ema_decay=self.ema_decay if stage == "network" else 0.0,
             seed=self.tune_seed,
             precision=stages.precision,
         )
@@ -320,12 +323,15 @@ PRESETS: dict[str, Imagic] = {
         guidance=7.5,
     ),
     "emoji64": Imagic(
-        embedding_steps=100,
-        embedding_rate=2e-2,
-        network_steps=150,
-        network_rate=1e-4,
-        batch_size=2,
+        eta=0.8,
+        embedding_steps=60,
+        embedding_rate=1e-2,
+        network_steps=100,
+        network_rate=2e-4,
+        ema_decay=0.9,
+        batch_size=4,
         steps=25,
-        guidance=1.0,
+        clip="clip",
+        guidance=3.0,
     ),
 }

@@ -16,7 +16,7 @@ from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
 from steerdiff.guidance.prompts import Prompt
 from steerdiff.models.delta import Delta, make_delta
-from steerdiff.samplers import DDPM, ClipPolicy, Noise, Path, Seeds, Solver
+from steerdiff.samplers import DDIM, DDPM, ClipPolicy, Noise, Path, Seeds, Solver
 from steerdiff.train.finetune import FinetuneConfig
 
 from .finetuned import cached_delta, copy_of, digest, identity, with_delta
@@ -29,7 +29,7 @@ __all__ = ["PRESETS", "UniTune"]
 _METHOD = "unitune"
 _REVISION = 1  # of what tuning computes: a new one makes the cached deltas anew
 #: Fields that decide what tuning computes.
-_TUNING = ("token", "tune_steps", "learning_rate", "batch_size", "tune_seed")
+_TUNING = ("token", "tune_steps", "learning_rate", "batch_size", "ema_decay", "tune_seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class UniTune:
     tune_steps: int = 128  #: updates; 64 suffice to redraw the image; 0 is SDEdit
     learning_rate: float = 1e-4  #: of Adam
     batch_size: int = 4  #: times and noises of the image in one update
+    ema_decay: float = 0.0  #: of averaged weights, which then are the result; none published; it takes out patterns
     t0: float = 0.9  #: how far the image is noised: 0.8 to 0.98 keeps the layout, 1 forgets it, 0 returns the image
     steps: int | str = 256  #: respaced times of a whole path, of which the share t0 is walked
     solver: Solver = DDPM()  #: of the way down
@@ -65,6 +66,7 @@ class UniTune:
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
         require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
+        require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}; it must lie in [0, 1), 0 for none")
         require(0 <= self.t0 <= 1, f"t0 is {self.t0}; it must lie in [0, 1]")
 
     @torch.no_grad()
@@ -182,6 +184,7 @@ class UniTune:
             steps=self.tune_steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            ema_decay=self.ema_decay,
             seed=self.tune_seed,
             precision="bf16" if bf16 else "fp32",
         )
@@ -244,5 +247,13 @@ def _blurred(x: Tensor, sigma: float) -> Tensor:
 PRESETS: dict[str, UniTune] = {
     "published": UniTune(),
     "strong": UniTune(t0=1.0, guidance=32.0),
-    "emoji64": UniTune(tune_steps=64, steps=25, t0=0.9, guidance=6.0, clip="clip"),
+    "emoji64": UniTune(
+        tune_steps=100,
+        learning_rate=2e-4,
+        ema_decay=0.9,
+        steps=25,
+        solver=DDIM(),
+        clip="clip",
+        guidance=3.0,
+    ),
 }

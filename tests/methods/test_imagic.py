@@ -266,6 +266,7 @@ def test_what_cannot_be_tuned_is_said_before_anything_is_computed(tmp_path: Path
         ({"tune_seed": -1}, "tune_seed is -1; it must be at least 0"),
         ({"embedding_rate": 0.0}, "embedding_rate is 0.0; it must be positive"),
         ({"network_rate": -1.0}, "network_rate is -1.0; it must be positive"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must lie in \[0, 1\), 0 for none"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"posterior": "mode"}, "posterior is 'mode'; known are mean and sample"),
     ],

@@ -161,6 +161,7 @@ def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
         ({"keep": -0.1}, "keep is -0.1; it must be at least 0"),
         ({"blur": -0.1}, "blur is -0.1; it must be at least 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be positive"),
+        ({"ema_decay": 1.0}, r"ema_decay is 1.0; it must lie in \[0, 1\), 0 for none"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"t0": 1.5}, r"t0 is 1.5; it must lie in \[0, 1\]"),
     ],
