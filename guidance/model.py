@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -336,20 +337,15 @@ class Model:
         cond, uncond = self.branches(prompt, negative, y=own, extra=extra)
         guide = Guidance.of(guidance).bound(self, y=own, extra=extra)
         seeds = resolve_seeds(seed, max(cond.rows, targets.rows, guide.rows) * n)
-        alike = uncond is cond  # nothing to guide: the denoiser knows it by the two being one object
-        cond, uncond, targets, guide = cond.repeat(n), uncond.repeat(n), targets.repeat(n), guide.repeat(n)
+        cond, uncond = _sides(cond, uncond, lambda one: one.repeat(n))
+        targets, guide = targets.repeat(n), guide.repeat(n)
         path = self.path(steps, spacing)
         guide.check_fits(path, self.schedule.T, len(seeds))
-        pull = self.sampling.classifier_scale if classifier_scale is None else classifier_scale
         parts = []
-        for first in range(0, len(seeds), batch):
-            some = slice(first, first + batch)
-            here = cond[some]
-            other = here if alike else uncond[some]
+        for some in (slice(first, first + batch) for first in range(0, len(seeds), batch)):
+            here, other = _sides(cond, uncond, operator.itemgetter(some))
             denoise = self.denoiser(here, negative=other, scale=guide[some], clip=clip, quantile=quantile)
-            if classifier is not None:
-                labels = cast(Tensor, targets[some].expand(len(seeds[some])).y)
-                denoise = ClassifierGuidance(denoise=denoise, classifier=classifier, y=labels, scale=pull)
+            denoise = self._pulled(denoise, classifier, targets[some].expand(len(seeds[some])), classifier_scale)
             noise = Noise(seeds[some], self._shape(len(seeds[some])), self.device)
             parts.append(self.decode(integrate(denoise, chosen, path, noise(), noise=noise, progress=progress)))
         return torch.cat(parts)
@@ -362,6 +358,15 @@ class Model:
         network, text = (_moved(part, device, dtype) for part in (self.network, self.text))
         stage = _moved(self.autoencoder, device, torch.float32 if dtype == torch.float16 else dtype)
         return replace(self, network=network, text=text, autoencoder=stage)
+
+    def _pulled(
+        self, denoise: Denoiser, classifier: Classifier | None, targets: Condition, scale: float | None
+    ) -> Denoiser:
+        """Return the denoiser pulled towards the labels of ``targets``; a scale of None is the model's own."""
+        if classifier is None:
+            return denoise
+        scale = self.sampling.classifier_scale if scale is None else scale
+        return ClassifierGuidance(denoise=denoise, classifier=classifier, y=cast(Tensor, targets.y), scale=scale)
 
     def _run(self, x: Tensor, t: Tensor, **arguments: Any) -> Tensor:
         """Call the network in its own floating type and give its output in that of ``x``."""
@@ -376,6 +381,12 @@ class Model:
     def _shape(self, rows: int) -> list[int]:
         height, width = self.size
         return [rows, self.channels, height // self.factor, width // self.factor]
+
+
+def _sides(cond: Condition, uncond: Condition, change: Callable[[Condition], Condition]) -> tuple[Condition, Condition]:
+    """Change both sides of guidance; one object stays one: the denoiser knows by it that there is nothing to guide."""
+    changed = change(cond)
+    return changed, changed if uncond is cond else change(uncond)
 
 
 def _moved(part: Any, device: str | torch.device | None, dtype: torch.dtype | None) -> Any:
