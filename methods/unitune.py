@@ -251,6 +251,7 @@ PRESETS: dict[str, UniTune] = {
         tune_steps=100,
         learning_rate=2e-4,
         ema_decay=0.9,
+        t0=0.8,
         steps=25,
         solver=DDIM(),
         clip="clip",

@@ -46,6 +46,30 @@ def test_it_writes_a_delta_that_edit_uses_and_goes_on_only_when_asked(
 
 
 @pytest.mark.parametrize(
+    ("name", "steps", "told"),
+    [
+        ("imagic", ("--embedding-steps", 1, "--network-steps", 1), True),
+        ("unitune", ("--tune-steps", 1, "--batch-size", 1), False),
+    ],
+)
+def test_it_tunes_to_a_picture_and_edit_takes_the_file(
+    name: str, steps: tuple[object, ...], told: bool, steerdiff: Callable[..., Done], tmp_path: Path
+) -> None:
+    text = "a flat cat on a red background"
+    save_image(EmojiScenes().batch([0])[0], tmp_path / "scene.png")
+    given = ("--image", tmp_path / "scene.png", "--threads", 1)
+    out, prompt = tmp_path / "scene.safetensors", ("--prompt", text)
+    done = steerdiff("finetune", name, *given, *steps, "--no-progress", "--out", out, *(prompt if told else ()))
+    assert done.code == 0, done.err
+    assert load_delta(out).method == name
+    assert load_delta(out).settings["told"] == (text if told else "beikkpic")
+    flags = (*given, "--steps", 2, "--delta", out, "--out", tmp_path / "edited")
+    edited = steerdiff("edit", name, *flags, *(() if told else prompt))  # the file knows the text it was tuned to
+    assert edited.code == 0, edited.err
+    assert Path(edited.out.strip()).is_file() and "another image" not in edited.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("repaint",), "'repaint' is no method that tunes a model"),
@@ -59,6 +83,8 @@ def test_it_writes_a_delta_that_edit_uses_and_goes_on_only_when_asked(
         ),
         (("diffusionclip", "--epochs", "0"), "epochs is 0; it must be at least 1"),
         (("diffusionclip", "--id-weight", "1"), "nothing compares faces"),
+        (("imagic", "--image", "none.png", "--prompt", "a cat"), "image is none.png, which is no file"),
+        (("unitune", "--image", "none.png", "--t0", "2"), "t0 is 2.0; it must lie in [0, 1]"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
