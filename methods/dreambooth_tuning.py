@@ -212,7 +212,7 @@ class Tuned:
         if self.rank is None:
             return model_delta(self.base, self.model, method=method, settings=settings)
         words = model_delta(self.base, self.named, method=method, settings=settings)
-        factors = {}
+        factors: dict[str, tuple[Tensor, Tensor]] = {}
         for part, adapter in self.adapters.items():
             prefix = "" if part == "network" else f"{part}."
             factors |= {prefix + name: pair for name, pair in adapter.factors().items()}

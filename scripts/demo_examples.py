@@ -49,6 +49,7 @@ _SDG = ("--preset", "emoji64")
 _BLENDED = ("--preset", "emoji64")
 _DIFFUSIONCLIP = ("--preset", "emoji64", "--delta", "diffusionclip-blue-red")
 _ASYRP = ("--preset", "emoji64", "--delta", "asyrp-flat-3d")
+_EMOJI64 = ("--preset", "emoji64")  # of the methods that are told both texts
 
 #: For each method of ``METHODS``, in the order shown. A test demands that none is missing.
 EXAMPLES: dict[str, tuple[Example, ...]] = {
@@ -110,6 +111,82 @@ EXAMPLES: dict[str, tuple[Example, ...]] = {
             flags=_ASYRP,
             target_flag=None,
             note="inverted, and drawn again with a shift of the bottleneck that CLIP tuned from flat to 3d",
+        ),
+    ),
+    "p2p": (
+        Example(
+            kind="object",
+            number=25,
+            flags=_EMOJI64,
+            source_flag="--prompt",
+            target_flag="--target",
+            note="inverted with its text; the attention maps of the input lead the other object",
+        ),
+        Example(
+            kind="colour",
+            number=16,
+            flags=_EMOJI64,
+            source_flag="--prompt",
+            target_flag="--target",
+            note="inverted with its text; the attention maps of the input lead the other colour",
+        ),
+    ),
+    "nulltext": (
+        Example(
+            kind="object",
+            number=4,
+            flags=_EMOJI64,
+            source_flag="--prompt",
+            target_flag=None,
+            reconstructs=True,
+            note="to noise and back under guidance, with a tuned unconditional branch",
+        ),
+    ),
+    "negprompt": (
+        Example(
+            kind="object",
+            number=4,
+            flags=_EMOJI64,
+            source_flag="--prompt",
+            target_flag="--target",
+            note="inverted, then guided from what the image shows to what it should show",
+        ),
+    ),
+    "diffedit": (
+        Example(
+            kind="object",
+            number=11,
+            flags=_EMOJI64,
+            source_flag="--prompt",
+            target_flag="--target",
+            note="the mask is found where the two texts disagree",
+        ),
+        Example(
+            kind="colour",
+            number=10,
+            flags=_EMOJI64,
+            source_flag="--prompt",
+            target_flag="--target",
+            note="the mask is found where the two texts disagree",
+        ),
+    ),
+    "imagic": (Example(kind="object", number=8, flags=_EMOJI64, note="text and network are tuned on the input first"),),
+    "unitune": (
+        Example(
+            kind="object", number=17, flags=_EMOJI64, note="the network is tuned on the input and a rare word first"
+        ),
+    ),
+    "dreambooth": (
+        Example(
+            kind="colour",
+            number=14,
+            flags=(
+                *_EMOJI64,
+                *("--prompt", "a sks cactus on a pink background"),
+                *("--target", "a sks cactus on a purple background"),
+            ),
+            target_flag=None,
+            note="the network is taught this very object as a sks cactus first; drawn anew",
         ),
     ),
 }

@@ -52,7 +52,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_the_commands_of_the_documents_exist_with_their_flags(line: str) -> None:
     words = shlex.split(line)[1:]
-    nested = words[0] in ("edit", "train", "evaluate", "ablate") and not words[1].startswith("-")
+    nested = words[0] in ("edit", "finetune", "train", "evaluate", "ablate") and not words[1].startswith("-")
     named = words[:2] if nested else ["ablate", "sample"] if words[0] == "ablate" else words[:1]
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):

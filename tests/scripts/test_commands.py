@@ -40,6 +40,8 @@ FAST = {
     "blended": ("--steps", "4", "--skip-timesteps", "1", "--views", "2"),
     "imagic": ("--embedding-steps", "2", "--network-steps", "2", "--steps", "4"),
     "unitune": ("--tune-steps", "2", "--steps", "4"),
+    "asyrp": ("--degree", "0", "--n-inv", "3", "--n-test", "3"),
+    "dreambooth": ("--nouns", "cat", "--tune-steps", "2", "--n-class", "2", "--class-steps", "2", "--steps", "3"),
     "diffusionclip": (
         *("--source-text", "cat", "--target-text", "apple", "--n-images", "2", "--epochs", "1", "--image-steps", "2"),
         *("--n-inv", "3", "--n-train", "2", "--n-test", "3"),

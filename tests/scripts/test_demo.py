@@ -36,6 +36,16 @@ CHEAP = {
     "classifier": ("--steps", "2", "--y", "cat"),
     "sdg": ("--steps", "2"),
     "diffusionclip": ("--degree", "0", "--n-inv", "2", "--n-test", "2"),
+    "p2p": ("--preset", "emoji64", "--steps", "2"),
+    "nulltext": ("--preset", "emoji64", "--steps", "2", "--inner-steps", "1"),
+    "negprompt": ("--preset", "emoji64", "--steps", "2"),
+    "diffedit": ("--preset", "emoji64", "--steps", "4"),
+    "imagic": ("--embedding-steps", "1", "--network-steps", "1", "--steps", "2"),
+    "unitune": ("--tune-steps", "1", "--steps", "4"),
+    "dreambooth": (
+        *("--nouns", "cat", "--tune-steps", "1", "--n-class", "1", "--class-steps", "1", "--steps", "2"),
+        *("--prompt", "a sks cat", "--target", "a cat"),
+    ),
     "asyrp": ("--degree", "0", "--n-inv", "2", "--n-test", "2"),
     "blended": ("--steps", "3", "--skip-timesteps", "1", "--views", "1"),
 }
