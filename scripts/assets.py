@@ -48,6 +48,7 @@ _OVERVIEW = (
 )
 #: Deltas that the demo edits with, by method and texts; each is tuned from the base by the CLIP.
 _DELTAS = {"asyrp-flat-3d": ("asyrp", "flat", "3d"), "diffusionclip-blue-red": ("diffusionclip", "blue", "red")}
+_SHIPPED_DELTAS = tuple(_WEIGHTS / f"{name}.safetensors" for name in _DELTAS)
 #: Ablations whose tables are kept in ``guidance``; those of the overview make one table together.
 _ABLATIONS = ("adm-scale", *_OVERVIEW)
 _GUIDANCE = tuple(
@@ -149,11 +150,11 @@ STEPS: dict[str, Stage] = {
     "noisy": Stage(inputs=_GUIDES, outputs=tuple(_RESULTS / name for name in _NOISY), make=_noisy),
     "deltas": Stage(
         inputs=(_BASE, _CLIP),
-        outputs=tuple(_WEIGHTS / f"{name}.safetensors" for name in _DELTAS),
+        outputs=_SHIPPED_DELTAS,
         make=_deltas,
     ),
     "guidance": Stage(inputs=(_BASE, _RECOGNISER, *_GUIDES), outputs=_GUIDANCE, make=_guidance),
-    "gallery": Stage(inputs=(_BASE, *_GUIDES), outputs=(_GALLERY,), make=_gallery),
+    "gallery": Stage(inputs=(_BASE, *_GUIDES, *_SHIPPED_DELTAS), outputs=(_GALLERY,), make=_gallery),
     "samples": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _SAMPLES), make=_samples),
     "edits": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _EDITS), make=_edits),
     "claims": Stage(inputs=(_BASE, _RECOGNISER), outputs=(_CLAIMS,), make=_claims),
