@@ -45,6 +45,9 @@ _OVERVIEW = (
     "diffusionclip-style",
     "diffusionclip-colour",
     "diffusionclip-object",
+    "asyrp-style",
+    "asyrp-colour",
+    "asyrp-object",
 )
 #: Deltas that the demo edits with, by method and texts; each is tuned from the base by the CLIP.
 _DELTAS = {"asyrp-flat-3d": ("asyrp", "flat", "3d"), "diffusionclip-blue-red": ("diffusionclip", "blue", "red")}
