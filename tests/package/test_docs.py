@@ -75,7 +75,9 @@ def rows(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize("name", ["embedded.md", "edits-summary.md", "noisy.md", "guidance/adm-scale.md", "guidance/overview.md"])
+@pytest.mark.parametrize(
+    "name", ["embedded.md", "edits-summary.md", "noisy.md", "guidance/adm-scale.md", "guidance/overview.md"]
+)
 def test_the_tables_of_the_readme_are_what_the_commands_wrote(name: str) -> None:
     assert set(rows((ROOT / "docs/results" / name).read_text())) <= set(rows((ROOT / "README.md").read_text()))
 
