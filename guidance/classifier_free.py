@@ -58,8 +58,8 @@ class Condition:
         repeated = {name: t if t.shape[0] == 1 else t.repeat_interleave(n, dim=0) for name, t in arguments}
         return Condition(**repeated)
 
-    def __getitem__(self, rows: slice) -> Condition:
-        """Return some of the rows; a single row stands for all of them."""
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Condition:
+        """Return some of the rows, by a slice or by their numbers, with gradients; a single row stands for all."""
         arguments = self.arguments().items()
         return Condition(**{name: tensor if tensor.shape[0] == 1 else tensor[rows] for name, tensor in arguments})
 

@@ -32,7 +32,7 @@ from .classifier import ClassifierGuidance
 from .classifier_free import Condition, Network
 from .extra_inputs import ExtraInput, cells_of
 from .noisy_classifier import Classes, Classifier, hash_of, targets_of
-from .prompts import Prompt, TextEncoder
+from .prompts import Prompt, TextEncoder, listed
 from .settings import Sampling, Spacing, solver_of, spaced_path, thresholding
 from .strength import Guidance, Strength
 
@@ -114,6 +114,10 @@ class Model:
         """Return the same model with a first stage that works in tiles of ``tile`` pixels; UserError without one."""
         require(self.autoencoder is not None, f"{self.name} has no first stage to work in tiles; leave tile out")
         return replace(self, tile=tile)
+
+    def state_shape(self, rows: int) -> list[int]:
+        """Return the shape of the state of so many images, [rows, C, h, w]."""
+        return [rows, self.channels, *(side // self.factor for side in self.size)]
 
     def encode(self, image: Tensor, noise: Noise | None = None) -> Tensor:
         """Check an image and return the state it stands for, on the model's device.
@@ -204,7 +208,7 @@ class Model:
         if self.text is None:
             require(prompt is None or prompt == "", f"{self.name} has no text encoder; leave the prompt out")
             return Condition(y=labels, concat=extra)
-        texts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
+        texts = listed(prompt)
         require(len(texts) > 0, "the list of prompts is empty; give at least one")
         ids, mask = self.text.tokenize(texts)
         mask = None if mask is None else mask.to(self.device)
@@ -346,7 +350,7 @@ class Model:
             here, other = _sides(cond, uncond, operator.itemgetter(some))
             denoise = self.denoiser(here, negative=other, scale=guide[some], clip=clip, quantile=quantile)
             denoise = self._pulled(denoise, classifier, targets[some].expand(len(seeds[some])), classifier_scale)
-            noise = Noise(seeds[some], self._shape(len(seeds[some])), self.device)
+            noise = Noise(seeds[some], self.state_shape(len(seeds[some])), self.device)
             parts.append(self.decode(integrate(denoise, chosen, path, noise(), noise=noise, progress=progress)))
         return torch.cat(parts)
 
@@ -377,10 +381,6 @@ class Model:
     def _parameter(self) -> nn.Parameter | None:
         module = self.network
         return next(module.parameters(), None) if isinstance(module, nn.Module) else None
-
-    def _shape(self, rows: int) -> list[int]:
-        height, width = self.size
-        return [rows, self.channels, height // self.factor, width // self.factor]
 
 
 def _sides(cond: Condition, uncond: Condition, change: Callable[[Condition], Condition]) -> tuple[Condition, Condition]:

@@ -10,10 +10,15 @@ from torch import Tensor
 
 from .classifier_free import Condition
 
-__all__ = ["Prompt", "TextEncoder", "Weighted"]
+__all__ = ["Prompt", "TextEncoder", "Weighted", "listed"]
 
 #: One text for all images, a text for each, text states made by `Model.condition`, or nothing.
 Prompt = str | Sequence[str] | Condition | None
+
+
+def listed(texts: str | Sequence[str] | None) -> list[str]:
+    """Return texts as a list; nothing is the empty text."""
+    return [texts or ""] if texts is None or isinstance(texts, str) else list(texts)
 
 
 @dataclass(frozen=True, eq=False)

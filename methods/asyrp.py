@@ -28,8 +28,8 @@ from steerdiff.train.finetune import FinetuneConfig
 
 from .asyrp_tuning import AsyrpTuning, SourceImage, cached_curves, shift_config, shift_of
 from .boosted_ddim import BoostedDDIM
-from .edit_tuning import EditLoss, LatentPairs, descend, latent_pairs, named_deltas, sentences, training_images
-from .finetuned import cached_delta, copy_of, digest
+from .edit_tuning import EditLoss, LatentPairs, latent_pairs, named_deltas, sentences, training_images
+from .finetuned import cached_delta, copy_of, descend, digest
 from .finetuned import identity as identity_of
 
 __all__ = ["PRESETS", "Asyrp"]

@@ -107,8 +107,7 @@ def shift_config(model: Model, path: Path, form: DeltaHForm, **fields: Any) -> D
     if form != "direct":
         return replace(plain, form=form)
     taps = Taps(h=True)
-    height, width = (side // model.factor for side in model.size)
-    x = torch.zeros(1, model.channels, height, width, device=model.device)
+    x = torch.zeros(model.state_shape(1), device=model.device)
     with torch.no_grad():
         model.denoiser(control=Control(taps=taps))(x, path.start)
     cells = tuple(cast(Tensor, taps.bottleneck).shape[2:])

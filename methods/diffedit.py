@@ -26,6 +26,7 @@ from steerdiff.samplers import (
 )
 
 from .inputs import fitted_mask
+from .invert import to_image_level
 from .text_difference import TextPair, cells_above, check_found, noise_difference
 
 __all__ = ["PRESETS", "DiffEdit"]
@@ -120,7 +121,7 @@ class DiffEdit:
         recorder = Recorder(on_cpu=False)
         start = integrate(encode, self.solver, path.inverted(), x, callback=recorder, progress=progress)
         held = StoredTrajectory.recorded(x, recorder, keep=1 - free.to(x.dtype), lag=self.lag)
-        down = path[:-1] if path.end.clean else path  # to the level that the image counted as
+        down = to_image_level(path)
         result = integrate(decode, self.solver, down, start, constraints=[held], noise=noise, progress=progress)
         return model.decode(result)
 

@@ -26,13 +26,12 @@ from .edit_tuning import (
     EditLoss,
     Identity,
     LatentPairs,
-    descend,
     latent_pairs,
     named_deltas,
     sentences,
     training_images,
 )
-from .finetuned import cached_delta, copy_of, digest, with_delta
+from .finetuned import cached_delta, copy_of, descend, digest, with_delta
 from .finetuned import identity as identity_of
 
 __all__ = ["PRESETS", "DiffusionCLIP"]

@@ -14,9 +14,8 @@ from torch import Tensor
 from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
-from steerdiff.guidance.loading import locate
 from steerdiff.guidance.prompts import Prompt
-from steerdiff.models.delta import Delta, check_base, load_delta
+from steerdiff.models.delta import Delta
 from steerdiff.models.lora import ATTENTION
 from steerdiff.samplers import DDIM, ClipPolicy, DPMSolver2M, Noise, Seeds, Solver, integrate
 from steerdiff.train.finetune import FinetuneConfig
@@ -33,8 +32,8 @@ from .dreambooth_tuning import (
     noun_behind,
     told,
 )
-from .finetuned import cached_delta, copy_of, digest, identity, with_delta
-from .image_tuning import DenoisingLoss, alike, descend, gather, rows_of, separate
+from .finetuned import cached_delta, copy_of, descend, digest, given_delta, identity, with_delta
+from .image_tuning import DenoisingLoss, alike, gather, rows_of, separate
 from .new_words import with_new_word
 
 __all__ = ["PRESETS", "DreamBooth"]
@@ -139,8 +138,7 @@ class DreamBooth:
         drawn, caption = (prompt, None) if target is None else (target, prompt)
         rows = max(_rows(drawn), len(seed) if isinstance(seed, Sequence) else 1) if x is None else len(x)
         _check_rows(rows, prompt=prompt, target=target, negative=negative)
-        height, width = (side // model.factor for side in model.size)
-        noise = Noise(seed, [rows, model.channels, height, width], model.device)
+        noise = Noise(seed, model.state_shape(rows), model.device)
         path, parts = model.path(self.steps), []
         groups = self._groups(x, caption, rows)
         for places in groups:
@@ -149,7 +147,7 @@ class DreamBooth:
             shown = delta.settings["shows"] if delta is not None and drawn is None else drawn
             told_so, not_so = (_at(some, places) for some in (shown, negative))
             denoise = tuned.denoiser(told_so, negative=not_so, scale=self.guidance, clip=self.clip)
-            own = Noise([noise.seeds[k] for k in places], [len(places), *noise.shape[1:]], model.device)
+            own = Noise([noise.seeds[k] for k in places], model.state_shape(len(places)), model.device)
             parts.append(integrate(denoise, self.solver, path, own(), noise=own, progress=progress))
         return model.decode(gather(parts, groups))
 
@@ -224,10 +222,7 @@ class DreamBooth:
     ) -> Delta | None:
         """Return what the model is changed by for one place of a batch; None: nothing."""
         if self.delta is not None:
-            found = load_delta(locate(self.delta))
-            require(found.method == _METHOD, f"{self.delta} was tuned by {found.method}; give a delta of {_METHOD}")
-            check_base(found, identity(model))
-            return found
+            return given_delta(self.delta, _METHOD, identity(model))
         if not self.tune_steps:
             return None
         own = None if self.images or image is None else image[place : place + 1]

@@ -19,8 +19,7 @@ from steerdiff.models.delta import Delta
 from steerdiff.models.lora import LowRank, with_factors
 from steerdiff.train.data import ImageFolder
 from steerdiff.train.losses import Batch
-from steerdiff.train.scene_text import WORDS
-from steerdiff.train.templates import source_captions
+from steerdiff.train.templates import reads_scenes, source_captions
 
 from .finetuned import cached_tensors, copy_of, identity, model_delta
 from .image_tuning import DenoisingLoss, TunedImages, rows_of
@@ -105,9 +104,8 @@ def noun_behind(identifier: str, captions: Sequence[str]) -> str:
 
 def class_captions(text: Any, noun: str, n: int, seed: int, template: str) -> list[str]:
     """Return what ``n`` pictures of a class show: whole captions for an encoder that has read such, else one text."""
-    words = getattr(getattr(text, "config", None), "words", ())
-    if set(WORDS) <= set(words):
-        return source_captions(noun, n, seed) if noun in words else [noun] * n
+    if reads_scenes(text):
+        return source_captions(noun, n, seed) if noun in text.config.words else [noun] * n
     return [template.format(noun)] * n
 
 

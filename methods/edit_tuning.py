@@ -5,35 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.augment import ExtendingAugmentations
 from steerdiff.guidance.directional import directional_cosine, directional_loss
-from steerdiff.guidance.loading import locate
 from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.models.clip import Clip
-from steerdiff.models.delta import Delta, check_base, load_delta
+from steerdiff.models.delta import Delta
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, integrate
 from steerdiff.train.data import ImageFolder, Labels
-from steerdiff.train.finetune import FinetuneConfig, finetune
-from steerdiff.train.loop import LossFn
 from steerdiff.train.randomness import SampleRandom, mix
-from steerdiff.train.scene_text import WORDS
-from steerdiff.train.templates import source_captions, templates_for
+from steerdiff.train.templates import reads_scenes, source_captions, templates_for
 
-from .finetuned import cached_tensors, digest, identity
+from .finetuned import cached_tensors, digest, given_delta, identity
 
 __all__ = [
     "EditLoss",
     "Identity",
     "LatentPairs",
     "TextEdit",
-    "descend",
     "images_of",
     "latent_pairs",
     "named_deltas",
@@ -106,15 +101,7 @@ def named_deltas(edit: TextEdit, method: str, base: str) -> tuple[Delta, ...]:
     Raises:
         UserError: There is no such file, or it is no delta of ``method`` and of the weights with identity ``base``.
     """
-    found = []
-    for source in (edit.delta, *edit.more):
-        if source is None:
-            continue
-        one = load_delta(locate(source))
-        require(one.method == method, f"{source} was tuned by {one.method}; give a delta of {method}")
-        check_base(one, base)
-        found.append(one)
-    return tuple(found)
+    return tuple(given_delta(source, method, base) for source in (edit.delta, *edit.more) if source is not None)
 
 
 def sentences(edit: TextEdit, clip: Clip) -> tuple[str, ...]:
@@ -158,18 +145,6 @@ def latent_pairs(edit: TextEdit, model: Model, clip: Clip, up: Path, updates: in
     )
 
 
-def descend(config: FinetuneConfig, module: nn.Module, loss: LossFn, pairs: LatentPairs, **options: Any) -> None:
-    """Tune ``module`` to the end; ``options`` are those of `finetune`.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was written, with which the run goes on.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        result = finetune(config, module, loss, pairs, **options)
-    if not result.completed:
-        raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
-
-
 def images_of(model: Model, x: Tensor) -> Tensor:
     """Return the images [B, 3, H, W] of states, with gradients: `Model.decode` has none."""
     stage = model.autoencoder
@@ -201,8 +176,7 @@ def _drawn_images(model: Model, source: str, n: int, steps: int, seed: int) -> t
 
 def _captions(text: TextEncoder, source: str, n: int, seed: int) -> list[str]:
     """Return captions of scenes for a text encoder that has read such, else the source text itself."""
-    words = getattr(getattr(text, "config", None), "words", ())
-    return source_captions(source, n, seed) if set(WORDS) <= set(words) else [source] * n
+    return source_captions(source, n, seed) if reads_scenes(text) else [source] * n
 
 
 def _folder_images(model: Model, folder: FilePath, n: int, captioned: bool) -> tuple[Tensor, list[str] | None]:

@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from steerdiff.errors import UserError, require
 from steerdiff.guidance import Model
+from steerdiff.guidance.loading import locate
 from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.io import ensure_writable
 from steerdiff.models.checkpoint import read_header, read_safetensors, save_safetensors
 from steerdiff.models.clip import Clip
-from steerdiff.models.delta import Delta, apply_delta, load_delta, make_delta, save_delta
+from steerdiff.models.delta import Delta, apply_delta, check_base, load_delta, make_delta, save_delta
 from steerdiff.models.new_words import new_rows, with_words
 from steerdiff.models.text import WordEncoder
+from steerdiff.train.data import Dataset
+from steerdiff.train.finetune import FinetuneConfig, finetune
+from steerdiff.train.loop import LossFn
 
 __all__ = [
     "cache_folder",
@@ -33,7 +37,9 @@ __all__ = [
     "cached_delta",
     "cached_tensors",
     "copy_of",
+    "descend",
     "digest",
+    "given_delta",
     "identity",
     "model_delta",
     "with_delta",
@@ -125,6 +131,30 @@ def cached_tensors(kind: str, make: Callable[[], Mapping[str, Tensor]], **parts:
             return found
         save_safetensors(path, make(), {"kind": kind, "parts": parts})
         return read_safetensors(path)
+
+
+def given_delta(source: str | os.PathLike[str], method: str, base: str) -> Delta:
+    """Return the delta of a file or of a shipped name.
+
+    Raises:
+        UserError: There is no such file, or it is no delta of ``method`` and of the weights with identity ``base``.
+    """
+    found = load_delta(locate(source))
+    require(found.method == method, f"{source} was tuned by {found.method}; give a delta of {method}")
+    check_base(found, base)
+    return found
+
+
+def descend(config: FinetuneConfig, module: nn.Module, loss: LossFn, dataset: Dataset, **options: Any) -> None:
+    """Tune those parameters of ``module`` that require gradients, to the end; ``options`` are those of `finetune`.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was written, with which the run goes on.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        result = finetune(config, module, loss, dataset, **options)
+    if not result.completed:
+        raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
 
 
 def copy_of(model: Model, *, shares: bool, text: bool = False) -> Model:

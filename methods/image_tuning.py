@@ -8,25 +8,22 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
-from steerdiff.guidance.loading import locate
 from steerdiff.guidance.prompts import Prompt
-from steerdiff.models.delta import Delta, check_base, load_delta
+from steerdiff.models.delta import Delta
 from steerdiff.samplers.prediction import Parameterization
-from steerdiff.train.data import Dataset, Labels
-from steerdiff.train.finetune import FinetuneConfig, finetune, recomputed
-from steerdiff.train.loop import LossFn
+from steerdiff.train.data import Labels
+from steerdiff.train.finetune import recomputed
 from steerdiff.train.losses import Batch
 from steerdiff.train.noising import Noising
 from steerdiff.train.randomness import SampleRandom, mix
 
-from .finetuned import digest, identity
+from .finetuned import digest, given_delta, identity
 
-__all__ = ["DenoisingLoss", "TunedImages", "alike", "descend", "gather", "own_delta", "rows_of", "separate", "told_key"]
+__all__ = ["DenoisingLoss", "TunedImages", "alike", "gather", "own_delta", "rows_of", "separate", "told_key"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,21 +109,7 @@ def _target(kind: Parameterization, x0: Tensor, eps: Tensor, signal: Tensor, noi
 
 def rows_of(condition: Condition, places: Tensor) -> Condition:
     """Return the rows at ``places`` [B], with gradients; a single row stands for all places."""
-    if condition.rows == 1:
-        return condition.expand(len(places))
-    return Condition(**{name: rows[places] for name, rows in condition.expand(condition.rows).arguments().items()})
-
-
-def descend(config: FinetuneConfig, module: nn.Module, loss: LossFn, dataset: Dataset, **options: Any) -> None:
-    """Tune those parameters of ``module`` that require gradients, to the end; ``options`` are those of `finetune`.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was written, with which the run goes on.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        result = finetune(config, module, loss, dataset, **options)
-    if not result.completed:
-        raise KeyboardInterrupt(f"tuning stopped after {result.step} steps; resume goes on from there")
+    return condition[places].expand(len(places))
 
 
 def separate(prompt: Prompt, rows: int) -> list[str | Condition | None]:
@@ -164,9 +147,7 @@ def own_delta(source: Any, method: str, model: Model, x: Tensor) -> Delta:
     Raises:
         UserError: There is no such file, or it is no delta of ``method`` and of the model.
     """
-    found = load_delta(locate(source))
-    require(found.method == method, f"{source} was tuned by {found.method}; give a delta of {method}")
-    check_base(found, identity(model))
+    found = given_delta(source, method, identity(model))
     if all(digest(one[None]) != found.settings.get("image") for one in x):
         warnings.warn(f"{source} was tuned on another image than those given", stacklevel=4)
     return found

@@ -18,8 +18,8 @@ from steerdiff.models.delta import Delta, make_delta
 from steerdiff.samplers import DDIM, ClipPolicy, Noise, Seeds, Solver, integrate
 from steerdiff.train.finetune import FinetuneConfig
 
-from .finetuned import cached_delta, cached_tensors, copy_of, digest, identity, with_delta
-from .image_tuning import DenoisingLoss, TunedImages, alike, descend, gather, own_delta, rows_of, separate, told_key
+from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, with_delta
+from .image_tuning import DenoisingLoss, TunedImages, alike, gather, own_delta, rows_of, separate, told_key
 
 __all__ = ["PRESETS", "Imagic"]
 

@@ -15,7 +15,12 @@ from steerdiff.guidance.prompts import Prompt
 from steerdiff.guidance.settings import Spacing
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Move, Noise, Path, Seeds, Solver, Step, integrate
 
-__all__ = ["PRESETS", "DDIMInversion", "FixedPointInversion"]
+__all__ = ["PRESETS", "DDIMInversion", "FixedPointInversion", "to_image_level"]
+
+
+def to_image_level(path: Path) -> Path:
+    """Return the way down to the level that an inverted image counts as: the lowest one of ``path`` that has noise."""
+    return path[:-1] if path.end.clean else path
 
 
 @dataclass(frozen=True, kw_only=True)

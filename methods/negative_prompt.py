@@ -11,7 +11,7 @@ from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.prompts import Prompt
 from steerdiff.guidance.settings import Spacing
-from steerdiff.samplers import DDIM, ClipPolicy, Seeds, integrate, resolve_seeds
+from steerdiff.samplers import ClipPolicy, Seeds, resolve_seeds
 
 from .null_text import Inverted, climbed, descent
 
@@ -70,8 +70,7 @@ class NegativePromptInversion:
         resolve_seeds(seed, image.shape[0])
         cond = model.condition(prompt)
         found = self.invert(model, image, prompt=cond, progress=progress)
-        denoise = found.denoiser(model, cond if target is None else target)
-        return model.decode(integrate(denoise, DDIM(), found.path, found.latent, progress=progress))
+        return found.sampled(model, cond if target is None else target, progress=progress)
 
     @torch.no_grad()
     def invert(self, model: Model, image: Tensor, *, prompt: Prompt = None, progress: str | None = None) -> Inverted:

@@ -32,7 +32,7 @@ from steerdiff.samplers import (
 )
 
 from .finetuned import cached_tensors, digest, identity
-from .invert import FixedPointInversion
+from .invert import FixedPointInversion, to_image_level
 
 __all__ = ["PRESETS", "Inverted", "NullTextInversion", "PivotalDDIM", "climbed", "descent"]
 
@@ -82,6 +82,11 @@ class Inverted:
         same = not isinstance(self.uncond, tuple) and not callable(control)
         return choose(0) if same else stepwise(self.path, choose)
 
+    def sampled(self, model: Model, prompt: Prompt = None, *, progress: str | None = None) -> Tensor:
+        """Return the images [B, C, H, W] at the end of the way down, told ``prompt``, with a progress bar or none."""
+        x = integrate(self.denoiser(model, prompt), DDIM(), self.path, self.latent, progress=progress)
+        return model.decode(x)
+
     def rows(self, images: Sequence[int]) -> Inverted:
         """Return the images of these numbers, each as often as it is named: one row for each edit of an image."""
         places = list(images)
@@ -89,22 +94,17 @@ class Inverted:
         require(inside, f"rows are {places}; {len(self.latent)} images were inverted, name some of them, from 0 on")
         uncond = self.uncond
         if isinstance(uncond, tuple):
-            uncond = tuple(_rows(one, places) for one in uncond)
+            uncond = tuple(one[places] for one in uncond)
         elif uncond is not None:
-            uncond = _rows(uncond, places)
+            uncond = uncond[places]
         return replace(self, latent=self.latent[places], uncond=uncond)
-
-
-def _rows(condition: Condition, places: list[int]) -> Condition:
-    arguments = condition.arguments().items()
-    return Condition(**{name: t if t.shape[0] == 1 else t[places] for name, t in arguments})
 
 
 def descent(model: Model, steps: int | str, spacing: Spacing) -> Path:
     """Return the way down from noise to the level that an image counts as: the lowest one that has noise."""
     path = model.path(steps, spacing)
     path.inverted()  # says what cannot be inverted
-    return path[:-1] if path.end.clean else path
+    return to_image_level(path)
 
 
 def climbed(
@@ -200,8 +200,7 @@ class NullTextInversion:
         resolve_seeds(seed, image.shape[0])
         cond = model.condition(prompt)
         found = self.invert(model, image, prompt=prompt, negative=negative, progress=progress)
-        denoise = found.denoiser(model, cond if target is None else target)
-        return model.decode(integrate(denoise, DDIM(), found.path, found.latent, progress=progress))
+        return found.sampled(model, cond if target is None else target, progress=progress)
 
     @torch.inference_mode(False)
     @torch.no_grad()

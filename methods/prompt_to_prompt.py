@@ -143,7 +143,7 @@ class PromptToPrompt:
         taps = self._taps(model, text, [*prompts, *targets], cond)
         blends = [] if taps is None else [self._blend(taps, edits, len(path))]
         if image is None:
-            noise = Noise(seeds * 2, [2 * count, *_state(model)], model.device)
+            noise = Noise(seeds * 2, model.state_shape(2 * count), model.device)
             both = self._drawn(model, path, noise(), negative)
         else:
             found = self._inverted(model, image, prompts, negative, progress)
@@ -203,7 +203,7 @@ class PromptToPrompt:
     def _edits(
         self, model: Model, text: WordTokens, prompts: list[str], targets: list[str], cond: Condition, steps: int
     ) -> WordEdits:
-        height, width = (side // model.factor for side in model.size)
+        height, width = model.state_shape(1)[2:]
         length = cast(Tensor, cond.context).shape[1]
         seen = None if cond.context_mask is None else cond.context_mask[len(prompts) :]
         pairing = self._pairing(height * width)
@@ -218,7 +218,7 @@ class PromptToPrompt:
         pairs = list(zip(prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :], strict=True))
         rows = [torch.stack([word_rows(text, pair, words, length) for words in sets], 1) for pair in pairs]
         weights = torch.cat([torch.stack([pair[side] for pair in rows]) for side in (0, 1)])
-        height, width = (side // self.blend_factor for side in _state(model)[1:])
+        height, width = (side // self.blend_factor for side in model.state_shape(1)[2:])
         return Taps(weights=weights.to(model.device), cells=(height, width))
 
     def _blend(self, taps: Taps, edits: WordEdits, moves: int) -> LocalBlend:
@@ -239,10 +239,6 @@ def _text_of(model: Model) -> WordTokens:
     if not isinstance(text, WordTokens):
         raise UserError(f"{model.name} reads no words, whose attention is edited; use a model with a text encoder")
     return text
-
-
-def _state(model: Model) -> list[int]:
-    return [model.channels, *(side // model.factor for side in model.size)]
 
 
 def _count(image: Tensor | None, *given: object) -> int:

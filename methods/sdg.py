@@ -144,7 +144,7 @@ class SDG:
         """Shape of the state: as many rows as images, else as prompts, else as seeds."""
         listed = [value for value in (prompt, seed) if isinstance(value, Sequence) and not isinstance(value, str)]
         count = len(image) if image is not None else max((len(value) for value in listed), default=1)
-        return [count, model.channels, *(side // model.factor for side in model.size)]
+        return model.state_shape(count)
 
 
 _EMOJI64 = SDG(text_weight=700.0, image_weight=60.0, image_loss="structure", layers=(2, 3, 4), steps=50)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.guidance import Condition, Model
-from steerdiff.guidance.prompts import Prompt, TextEncoder
+from steerdiff.guidance.prompts import Prompt, TextEncoder, listed
 from steerdiff.samplers import Level
 
 __all__ = ["TextPair", "cells_above", "check_found", "noise_difference"]
@@ -43,7 +43,7 @@ class TextPair:
         if model.text is None or isinstance(query, Condition) or isinstance(reference, Condition):
             differ = _rows_differ(wanted, compared, images)
         else:
-            differ = _tokens_differ(model.text, _texts(query), _texts(reference)).expand(images)
+            differ = _tokens_differ(model.text, listed(query), listed(reference)).expand(images)
         return TextPair(query=wanted, reference=compared, differ=differ.to(model.device).reshape(-1, 1, 1, 1))
 
 
@@ -52,10 +52,6 @@ def _tokens_differ(text: TextEncoder, first: list[str], second: list[str]) -> Te
     ids, mask = text.tokenize([*first, *second])
     ids = ids if mask is None else torch.where(mask, ids, -1)
     return (ids[: len(first)] != ids[len(first) :]).any(1)
-
-
-def _texts(prompt: str | Sequence[str] | None) -> list[str]:
-    return [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
 
 
 def _rows_differ(first: Condition, second: Condition, rows: int) -> Tensor:

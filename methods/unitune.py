@@ -14,13 +14,13 @@ from torch.nn import functional
 from steerdiff.errors import UserError, require
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
-from steerdiff.guidance.prompts import Prompt
+from steerdiff.guidance.prompts import Prompt, listed
 from steerdiff.models.delta import Delta, make_delta
 from steerdiff.samplers import DDIM, DDPM, ClipPolicy, Noise, Path, Seeds, Solver
 from steerdiff.train.finetune import FinetuneConfig
 
-from .finetuned import cached_delta, copy_of, digest, identity, with_delta
-from .image_tuning import DenoisingLoss, TunedImages, alike, descend, gather, own_delta, rows_of, separate, told_key
+from .finetuned import cached_delta, copy_of, descend, digest, identity, with_delta
+from .image_tuning import DenoisingLoss, TunedImages, alike, gather, own_delta, rows_of, separate, told_key
 from .new_words import with_new_word
 from .sdedit import SDEdit
 
@@ -50,7 +50,7 @@ class UniTune:
     tune_steps: int = 128  #: updates; 64 suffice to redraw the image; 0 is SDEdit
     learning_rate: float = 1e-4  #: of Adam
     batch_size: int = 4  #: times and noises of the image in one update
-    ema_decay: float = 0.0  #: of averaged weights, which then are the result; none published; it takes out patterns
+    ema_decay: float = 0.0  #: of averaged weights, which then are the result; none published
     t0: float = 0.9  #: how far the image is noised: 0.8 to 0.98 keeps the layout, 1 forgets it, 0 returns the image
     steps: int | str = 256  #: respaced times of a whole path, of which the share t0 is walked
     solver: Solver = DDPM()  #: of the way down
@@ -222,8 +222,7 @@ class UniTune:
             return prompt
         if isinstance(prompt, Condition):
             raise UserError("the prompt is a condition, and UniTune puts a word before it; give texts")
-        texts = [prompt or ""] if prompt is None or isinstance(prompt, str) else list(prompt)
-        return [f"{self.token} {text}".strip() for text in texts]
+        return [f"{self.token} {text}".strip() for text in listed(prompt)]
 
     def _settings(self, told: str | Condition | None, x: Tensor) -> dict[str, Any]:
         """Return all that decides what tuning computes, JSON-able."""

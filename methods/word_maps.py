@@ -96,15 +96,14 @@ def look_for(
     control = Control(taps=taps)
     if image is None:
         denoise = model.denoiser(cond, negative="", scale=guidance, control=control)
-        noise = Noise([seed], [1, model.channels, *(side // model.factor for side in model.size)], model.device)
+        noise = Noise([seed], model.state_shape(1), model.device)
         solver, path = solver_of(model.sampling.solver), model.path(steps)
         image = model.decode(integrate(denoise, solver, path, noise(), noise=noise, progress=progress))
     else:
         down = descent(model, steps or model.sampling.steps, model.sampling.spacing)
         denoise = model.denoiser(cond, scale=1.0, clip="none", control=control)
         climbed(denoise, down, model.encode(image), progress=progress)
-    state = [side // model.factor for side in model.size]
-    grids = {_grid(sums.shape[-1], *state) for sums in taps.sums.values()}
+    grids = {_grid(sums.shape[-1], *model.state_shape(1)[2:]) for sums in taps.sums.values()}
     return WordMaps(
         image=image.to(model.device),
         words=chosen,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import docstring_parser
-
 from steerdiff.errors import require
 
 from .arguments import parse, take_flag
-from .field_docs import field_docs
-from .method_flags import PICTURES, TEXTS, method_class, method_of, preset, presets_of, texts_of
+from .method_flags import PICTURES, made_class, method_class, method_of, preset, presets_of, texts_of
 from .runtime import ModelFlags
 from .suggestions import closest
 
@@ -85,26 +79,9 @@ def _tuning_methods() -> Mapping[str, Any]:
 
 @functools.cache
 def _flags_class(name: str) -> type[Any]:
-    """Return a dataclass of the method's fields, the options of its ``finetune``, and what all have."""
+    """Return a dataclass of the method's fields, the arguments and options of its ``finetune``, and what all have."""
     method = method_class(name)
-    documented = docstring_parser.parse(inspect.getdoc(method.finetune) or "").params
-    docs = {item.arg_name: " ".join((item.description or "").split()) for item in documented}
-    taken = inspect.signature(method.finetune).parameters
-    docs |= PICTURES
-    fields: list[Any] = [
-        (name, Path) if taken[name].default is inspect.Parameter.empty else (name, Path | None, None)
-        for name in PICTURES
-        if name in taken
-    ]
-    fields += [(name, str | None, dataclasses.field(default=None)) for name in TEXTS if name in taken]
-    fields += [(name, bool, dataclasses.field(default=default)) for name, default in _OPTIONS.items() if name in taken]
-    for cls in (method, FinetuneFlags):
-        docs |= field_docs(cls)
-        hints = typing.get_type_hints(cls)
-        fields += [(f.name, hints[f.name], dataclasses.field(default=f.default)) for f in dataclasses.fields(cls)]
-    namespace = {"__doc__": method.__doc__, "__field_docs__": docs, "load": ModelFlags.load, "place": ModelFlags.place}
-    title = f"Finetune{method.__name__}"
-    return dataclasses.make_dataclass(title, fields, frozen=True, kw_only=True, namespace=namespace)
+    return made_class("Finetune", method, method.finetune, FinetuneFlags, _OPTIONS)
 
 
 def _listed(prog: str) -> str:

@@ -7,9 +7,10 @@ import functools
 import inspect
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import docstring_parser
@@ -29,6 +30,7 @@ __all__ = [
     "EditFlags",
     "flags_class",
     "apply",
+    "made_class",
     "method_class",
     "method_of",
     "preset",
@@ -69,8 +71,27 @@ def method_class(name: str) -> type[Any]:
 def flags_class(name: str) -> type[Any]:
     """Return a dataclass of all flags of a method; the arguments of its call are read from its signature."""
     method = method_class(name)
-    parameters = inspect.signature(method.__call__).parameters
-    documented = docstring_parser.parse(inspect.getdoc(method.__call__) or "").params
+    return made_class("Edit", method, method.__call__, EditFlags)
+
+
+def made_class(
+    title: str,
+    method: type[Any],
+    function: Callable[..., Any],
+    common: type[Any],
+    options: Mapping[str, bool] = MappingProxyType({}),
+) -> type[Any]:
+    """Return a dataclass of all flags of a command that calls a function of a method.
+
+    Args:
+        title: Begins the name of the class.
+        method: Its fields are flags.
+        function: Its pictures and texts are flags, as its signature says.
+        common: Dataclass of the flags of all methods, a `ModelFlags`.
+        options: Switches with their defaults, as far as the function has them.
+    """
+    parameters = inspect.signature(function).parameters
+    documented = docstring_parser.parse(inspect.getdoc(function) or "").params
     docs = {item.arg_name: " ".join((item.description or "").split()) for item in documented} | PICTURES
     fields: list[Any] = []
     for argument in (*PICTURES, *TEXTS):
@@ -81,13 +102,14 @@ def flags_class(name: str) -> type[Any]:
             fields.append((argument, kind))
         else:
             fields.append((argument, kind | None, None))
-    for cls in (method, EditFlags):
+    fields += [(option, bool, default) for option, default in options.items() if option in parameters]
+    for cls in (method, common):
         docs |= field_docs(cls)
         hints = typing.get_type_hints(cls)
         fields += [(field.name, hints[field.name], _default(field)) for field in dataclasses.fields(cls)]
-    namespace = {"__doc__": method.__doc__, "__field_docs__": docs, "load": EditFlags.load, "place": EditFlags.place}
-    title = f"Edit{method.__name__}"
-    return dataclasses.make_dataclass(title, fields, frozen=True, kw_only=True, namespace=namespace)
+    namespace = {"__doc__": method.__doc__, "__field_docs__": docs, "load": ModelFlags.load, "place": ModelFlags.place}
+    name = f"{title}{method.__name__}"
+    return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True, namespace=namespace)
 
 
 def method_of(name: str, flags: Any) -> Any:

@@ -7,7 +7,7 @@ has read such captions, and the mean of many directions holds what they share.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from steerdiff.errors import require
 from steerdiff.guidance.directional import GENERAL_TEMPLATES
@@ -15,7 +15,7 @@ from steerdiff.guidance.directional import GENERAL_TEMPLATES
 from .scene_text import COLOURS, OBJECTS, STYLES, WORDS, article
 from .scenes import Draws
 
-__all__ = ["DOMAIN_TEMPLATES", "Kind", "kind_of", "source_captions", "templates_for"]
+__all__ = ["DOMAIN_TEMPLATES", "Kind", "kind_of", "reads_scenes", "source_captions", "templates_for"]
 
 Kind = Literal["style", "object", "colour"]
 
@@ -47,6 +47,11 @@ DOMAIN_TEMPLATES: dict[Kind, tuple[str, ...]] = {
 def kind_of(word: str) -> Kind | None:
     """Return whether a word names a style, an object or a background colour; None: nothing that scenes have."""
     return next((kind for kind, names in _NAMES.items() if word in names), None)
+
+
+def reads_scenes(text: Any) -> bool:
+    """Say whether a text encoder knows all words of the domain's captions."""
+    return set(WORDS) <= set(getattr(getattr(text, "config", None), "words", ()))
 
 
 def templates_for(source: str, target: str, known: Collection[str] | None = None) -> tuple[str, ...]:

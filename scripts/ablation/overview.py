@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steerdiff.errors import require
 from steerdiff.train.benchmark import SCORES, Interval
+
+from .tables import line, shown, value_of
 
 __all__ = ["COLUMNS", "overview"]
 
@@ -24,7 +26,7 @@ def overview(files: Sequence[Path]) -> str:
         UserError: A setting in a file failed.
     """
     heads = ["method", "task", "setting", *(SCORES[name].title for name in COLUMNS)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
+    lines = [line(heads), line(["---"] * len(heads))]
     for file in files:
         with file.open(newline="", encoding="utf-8") as text:
             rows = list(csv.DictReader(text))
@@ -35,25 +37,18 @@ def overview(files: Sequence[Path]) -> str:
             own = [row for row in rows if setting == tuple((k, v) for k, v in row.items() if k not in _OWN)]
             found = {row["score"]: row for row in own}
             label = ", ".join(f"{name} {_number(value)}" for name, value in setting)
-            lines.append(_line([first["method"], first["task"], label, *(_value(found, name) for name in COLUMNS)]))
+            lines.append(line([first["method"], first["task"], label, *(_interval(found, name) for name in COLUMNS)]))
     return "\n".join(lines) + "\n"
 
 
-def _value(found: dict[str, dict[str, str]], name: str) -> str:
-    if name not in found:
-        return ""
-    value, low, high = (float(found[name][end]) for end in ("value", "low", "high"))
-    if SCORES[name].percent:
-        return f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-    return str(Interval(value, low, high))
+def _interval(found: Mapping[str, Mapping[str, str]], name: str) -> str:
+    row = found.get(name)
+    known = None if row is None else Interval(*(float(row[end]) for end in ("value", "low", "high")))
+    return value_of(known, SCORES[name].percent)
 
 
 def _number(text: str) -> str:
     try:
-        return f"{float(text):g}"
+        return shown(float(text))
     except ValueError:
         return text or "none"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

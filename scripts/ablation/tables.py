@@ -18,7 +18,7 @@ from steerdiff.train.benchmark import SCORES, Interval, Scores, draw_cases, summ
 from .plan import Plan
 from .sweeps import Point
 
-__all__ = ["Measured", "cases_csv", "markdown", "measure", "scores_csv", "shown", "shown_scores"]
+__all__ = ["Measured", "cases_csv", "markdown", "line", "measure", "scores_csv", "shown", "shown_scores", "value_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,14 +101,14 @@ def markdown(plan: Plan, rows: Sequence[Measured]) -> str:
     """Return the table: a row for each point, a column for each score with its interval."""
     names, fields = shown_scores(rows), _fields(plan)
     heads = [*fields, *(SCORES[name].title for name in names), "network evaluations"]
-    lines = [f"# {plan.title}", "", *_about(plan), "", _line(heads), _line(["---"] * len(heads))]
+    lines = [f"# {plan.title}", "", *_about(plan), "", line(heads), line(["---"] * len(heads))]
     failed = []
     for row in rows:
         cells = [shown(plain(row.point.changes[name])) for name in fields]
         if row.result is None:
             failed.append(f"- {_setting(row.point)}: {row.error}")
-        cells += [_value(row.intervals.get(name), SCORES[name].percent) for name in names]
-        lines.append(_line([*cells, "failed" if row.result is None else f"{row.result.evaluations:g}"]))
+        cells += [value_of(row.intervals.get(name), SCORES[name].percent) for name in names]
+        lines.append(line([*cells, "failed" if row.result is None else f"{row.result.evaluations:g}"]))
     if failed:
         lines += ["", f"Failed, {len(failed)} of {len(rows)}:", "", *failed]
     return "\n".join(lines) + "\n"
@@ -128,7 +128,8 @@ def _setting(point: Point) -> str:
     return ", ".join(f"{name} = {shown(plain(value))}" for name, value in point.changes.items())
 
 
-def _value(interval: Interval | None, percent: bool) -> str:
+def value_of(interval: Interval | None, percent: bool) -> str:
+    """Return a mean with its interval as a cell of a table; nothing for None."""
     if interval is None:
         return ""
     if percent:
@@ -136,7 +137,8 @@ def _value(interval: Interval | None, percent: bool) -> str:
     return str(interval)
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Return a row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from steerdiff.guidance import Condition, Model
-from steerdiff.methods.finetuned import copy_of
-from steerdiff.methods.image_tuning import DenoisingLoss, TunedImages, descend, rows_of
+from steerdiff.methods.finetuned import copy_of, descend
+from steerdiff.methods.image_tuning import DenoisingLoss, TunedImages, rows_of
 from steerdiff.samplers import NoiseSchedule
 from steerdiff.train.finetune import FinetuneConfig
 from steerdiff.train.losses import Batch
