@@ -17,8 +17,8 @@ __all__ = ["Stepwise", "stepwise"]
 class Stepwise:
     """The denoiser given for the level at which it is asked.
 
-    Windows of attention edits, a null text for each step and intervals of guidance are this: the loop and the solver
-    know nothing of them. Make one from a path with `stepwise`.
+    Windows of attention edits and a null text for each step are this: the loop and the solver know nothing of them.
+    Make one from a path with `stepwise`.
     """
 
     denoisers: Mapping[float, Denoiser]  #: by training time, ``level.t``
