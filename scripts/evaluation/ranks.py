@@ -71,7 +71,7 @@ def _share(
 
 
 def _dismiss() -> None:
-    """Send the other processes home, at the end of the first."""
-    with contextlib.suppress(RuntimeError):  # they are gone already, after Ctrl-C
+    """Send the other processes home at the end of the first, and end the group: its threads must not outlive Python."""
+    with contextlib.suppress(RuntimeError):  # they are gone already: after Ctrl-C, or having heard half of this
         dist.broadcast_object_list([None])
-        dist.destroy_process_group()
+    dist.destroy_process_group()

@@ -25,6 +25,19 @@ from steerdiff.scripts.evaluation.store import Store
 from steerdiff.scripts.evaluation.work import Missing
 
 WORKER = Path(__file__).with_name("cells_worker.py")
+LAST_WORDS = """
+import torch.distributed as dist
+from steerdiff.scripts.evaluation import ranks
+
+def gone(_):
+    raise RuntimeError("Connection closed by peer")
+
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+print(dist.is_initialized())
+dist.broadcast_object_list = gone
+ranks._dismiss()
+print(dist.is_initialized())
+"""
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
@@ -114,6 +127,14 @@ def test_processes_of_torchrun_share_the_cells_and_the_first_tells(
     found = ended(start(tmp_path / "cells", [1, 2, "fails", 3], *TORCHRUN))
     assert [found[0], found[1], found[3]] == uninterrupted
     assert found[2][0] == "ZeroDivisionError: a bug of the method"
+
+
+def test_the_first_ends_its_group_though_the_others_are_gone() -> None:
+    """The threads of a group that is left behind abort Python at its end, and torchrun calls the whole run failed."""
+    words = (sys.executable, "-c", LAST_WORDS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.split() == ["True", "False"], done.stderr
 
 
 @pytest.mark.slow
