@@ -60,14 +60,14 @@ def test_repaint_fills_the_hole_with_what_the_prompt_says(
     model: Model, recogniser: Recogniser, pairs: list[EditPair]
 ) -> None:
     image, mask, prompts = stacked(pairs)
-    filled = RePaint(steps=25, jump_length=5, jump_n_sample=2)(model, image, mask, prompt=prompts, seed=0)
+    filled = RePaint(steps=15, jump_length=5, jump_n_sample=2)(model, image, mask, prompt=prompts, seed=0)
     assert torch.equal(filled * (1 - mask), image * (1 - mask))
     assert named_right(recogniser, filled, pairs) >= 4
 
 
 def test_sdedit_redraws_inside_the_mask_only(model: Model, recogniser: Recogniser, pairs: list[EditPair]) -> None:
     image, mask, prompts = stacked(pairs)
-    edit = SDEdit(t0=0.95, repeats=1, steps=30, clip="clip")
+    edit = SDEdit(t0=0.95, repeats=1, steps=20, clip="clip")
     edited = edit(model, image, mask, prompt=prompts, seed=0)
     assert torch.equal(edited * (1 - mask), image * (1 - mask))
     assert named_right(recogniser, edited, pairs) >= 4
@@ -77,7 +77,7 @@ def test_sdedit_stays_nearer_to_its_input_from_lower_times(model: Model, pairs: 
     image, _, prompts = stacked(pairs[:3])
     distances = []
     for t0 in (0.2, 0.5, 0.9):
-        edited = SDEdit(t0=t0, repeats=1, steps=30, clip="clip")(model, image, prompt=prompts[:3], seed=0)
+        edited = SDEdit(t0=t0, repeats=1, steps=20, clip="clip")(model, image, prompt=prompts[:3], seed=0)
         distances.append((edited - image).square().mean().item())
     assert distances == sorted(distances) and distances[0] < 0.5 * distances[-1]
 
@@ -90,11 +90,11 @@ def test_ilvr_takes_the_colours_of_the_reference(model: Model, pairs: list[EditP
 
 
 def test_exact_inversion_and_back_returns_the_scene(model: Model, pairs: list[EditPair]) -> None:
-    image, _, _ = stacked(pairs[:3])
-    captions = [pair.source.caption for pair in pairs[:3]]
+    image, _, _ = stacked(pairs[:2])
+    captions = [pair.source.caption for pair in pairs[:2]]
     plain, exact = (
         10 * torch.log10(4 / (edit(model, image, prompt=captions) - image).square().mean((1, 2, 3)))
-        for edit in (DDIMInversion(steps=40), DDIMInversion(steps=40, fixed_point=6))
+        for edit in (DDIMInversion(steps=25), DDIMInversion(steps=25, fixed_point=5))
     )  # peak signal-to-noise ratios in decibels
     assert plain.min() > 12 and exact.min() > 20 and bool((exact > plain + 5).all())
 
@@ -106,7 +106,7 @@ def test_sdg_follows_the_text_with_the_noisy_clip_and_not_with_the_clean_one(
     """The backgrounds that texts ask for, of a model that is not told them."""
     colours = ["red", "blue", "green", "yellow", "pink", "gray"]
     prompts = [f"a flat cat on a {colour} background" for colour in colours]
-    noisy = SDG(text_weight=700.0, image_weight=0.0, steps=25)
+    noisy = SDG(text_weight=700.0, image_weight=0.0, steps=15)
     found = {}
     for clip in ("emoji64-noisy-clip", "emoji64-clip"):
         images = replace(noisy, noisy_clip=clip)(model, prompt=prompts, seed=3)
@@ -126,7 +126,7 @@ def test_sdg_keeps_the_layout_of_its_reference(model: Model) -> None:
     scenes = EmojiScenes(123, "train", pairs=0.0)
     pairs = [scenes.edit_pair(number, "style") for number in range(EDITS)]
     image, prompts = torch.stack([pair.source.image for pair in pairs]), [pair.target.caption for pair in pairs]
-    told = PRESETS["emoji64-told"]
+    told = replace(PRESETS["emoji64-told"], steps=12)
     overlap = []
     for method in (told, replace(told, image_weight=0.0)):
         drawn, given = silhouettes(method(model, image, prompt=prompts, seed=1)), silhouettes(image)
