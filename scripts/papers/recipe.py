@@ -34,6 +34,7 @@ class Data:
     box: tuple[int, int, int, int] | None = None  #: rows and columns (top, bottom, left, right) that are kept first
     bilinear: bool = False  #: resize bilinearly what ``box`` cut out; else ADM's box and bicubic filters
     prompts: bool = False  #: ``prompts.txt`` says what each result shows, a line each
+    targets: bool = False  #: ``targets.txt`` says what each result shows, and ``prompts.txt`` what its image shows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,7 @@ class Inputs:
     images: tuple[Path, ...] = ()
     masks: Mapping[str, tuple[Path, ...]]  #: by kind; those that are drawn have none
     prompts: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     reference: Path | None = None  #: a folder of pictures or an ``.npz`` file
 
     def image(self, number: int, size: tuple[int, int]) -> Tensor:
@@ -107,8 +108,9 @@ def missing_data(recipe: Recipe, folder: Path | None, runs: tuple[Run, ...]) -> 
     if needs_reference and _reference(folder) is None:
         place = (folder / "reference").absolute()
         return f"there is neither the folder {place} nor the file {place}.npz"
-    if data.prompts and not (folder / "prompts.txt").is_file():
-        return f"there is no file {(folder / 'prompts.txt').absolute()}"
+    for name, needs in (("prompts.txt", data.prompts), ("targets.txt", data.targets)):
+        if needs and not (folder / name).is_file():
+            return f"there is no file {(folder / name).absolute()}"
     return None
 
 
@@ -139,15 +141,23 @@ def read_data(recipe: Recipe, folder: Path | None, runs: tuple[Run, ...], n: int
             "they are paired in the order of their paths: give as many",
         )
     prompts = _lines(folder / "prompts.txt") if recipe.data.prompts else ()
-    given = [len(items) for items in (images, prompts) if items]
-    count = _asked(n, recipe.n if recipe.n is not None else (min(given) if given else None))
-    for name, items in (("images", images), ("prompts.txt", prompts)):
-        few = f"{folder / name} has {len(items)} and {count} are asked for"
-        require(not items or len(items) >= count, f"{few}; add some, or give --n {len(items)} for a part")
+    targets = _lines(folder / "targets.txt") if recipe.data.targets else ()
+    given = {"images": images, "prompts.txt": prompts, "targets.txt": targets}
+    count = _counted({name: len(items) for name, items in given.items() if items}, folder, recipe, n)
     reference = _reference(folder)
     if reference is not None and reference.is_dir():
         _filled(reference)
-    return Inputs(data=recipe.data, images=images, masks=masks, prompts=prompts, reference=reference), count
+    texts = {"prompts": prompts, "targets": targets}
+    return Inputs(data=recipe.data, images=images, masks=masks, reference=reference, **texts), count
+
+
+def _counted(given: Mapping[str, int], folder: Path, recipe: Recipe, n: int | None) -> int:
+    """Return the number of results, for which what was given must suffice; ``given`` counts it by its name."""
+    count = _asked(n, recipe.n if recipe.n is not None else min(given.values(), default=None))
+    for name, found in given.items():
+        few = f"{folder / name} has {found} and {count} are asked for"
+        require(found >= count, f"{few}; add some, or give --n {found} for a part")
+    return count
 
 
 def _asked(n: int | None, usual: int | None) -> int:

@@ -126,6 +126,8 @@ def _results(experiment: Experiment, run: Run, numbers: Sequence[int]) -> Tensor
         given = {"y": labels or None, "n": len(seeds) if single else 1, "classifier": classifier}
         return _samples(model, run.settings, prompts, seeds, given)
     arguments: dict[str, Any] = {"seed": seeds, "prompt": prompts}
+    if inputs.targets:
+        arguments["target"] = [inputs.targets[number] for number in numbers]
     if model.num_classes is not None:
         arguments["prompt"] = model.condition(y=labels)
     if classifier is not None:
@@ -199,6 +201,7 @@ def _identity(experiment: Experiment, run: Run, number: int) -> dict[str, Any]:
         "seed": experiment.seed + number,
         "label": experiment.label_of(run, number),
         "prompt": inputs.prompts[number] if inputs.prompts else None,
+        "target": inputs.targets[number] if inputs.targets else None,
         "image": file_hash(inputs.images[number]) if inputs.images else None,
         "mask": file_hash(masks[number]) if masks else drawn,
     }

@@ -126,6 +126,9 @@ def _data(recipe: Recipe) -> str:
     tree = [("images/", data.images)]
     tree += [(f"masks/{kind}/", what) for kind, what in data.masks.items()]
     tree += [("reference/", data.reference)]
+    told = "what each image shows" if data.targets else "what each result shows"
+    tree += [("prompts.txt", f"{told}, a line each" if data.prompts else None)]
+    tree += [("targets.txt", "what each result shows, a line each" if data.targets else None)]
     shown = [(name, what) for name, what in tree if what]
     width = max(len(name) for name, _ in shown)
     count = f"{recipe.n:,} results" if recipe.n is not None else "one result for each picture in images/"

@@ -44,9 +44,11 @@ def write_toy_data(recipe: Recipe, folder: Path) -> Path:
     for kind in recipe.data.masks:
         if kind not in DRAWN:
             _save([_as_published(case) for case in cases], folder / "masks" / kind)
+    shown = [case.target_text for case in cases]
     if recipe.data.prompts:
-        text = "".join(f"{case.target_text}\n" for case in cases)
-        atomic_write(folder / "prompts.txt", lambda file: file.write(text.encode()))
+        _write([case.source_text for case in cases] if recipe.data.targets else shown, folder / "prompts.txt")
+    if recipe.data.targets:
+        _write(shown, folder / "targets.txt")
     if recipe.data.reference is not None:
         _save([case.truth for case in draw_cases("draw", _REFERENCES, seed=1)], folder / "reference")
     return folder
@@ -57,6 +59,11 @@ def _as_published(case: Case) -> Tensor:
     if case.mask is None:
         raise UserError(f"the task {case.task!r} has no masks; the toy needs one that has")
     return 1 - 2 * case.mask
+
+
+def _write(lines: Sequence[str], path: Path) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def _save(images: Sequence[Tensor], folder: Path) -> None:
