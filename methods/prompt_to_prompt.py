@@ -60,6 +60,7 @@ class PromptToPrompt:
     blend_factor: int = 4  #: cells of the state, along each axis, for one of the maps: 16 x 16 of 64 x 64
     inversion: Inversion = "null-text"  #: how a real image is inverted; the last two without optimisation
     inner_steps: int = 10  #: updates of null-text inversion at each step, at most
+    learning_rate: float = 1e-2  #: of these updates
     fixed_point: int = 0  #: network calls of an implicit step of the inversion; 1 is the official code's, 0 explicit
     steps: int = 50  #: moves
     spacing: Spacing = "compvis"  #: how they are spread over the trained times
@@ -183,7 +184,7 @@ class PromptToPrompt:
             )
             return NegativePromptInversion(**shared).invert(model, image, prompt=prompts, progress=progress)
         inner_steps = self.inner_steps if self.inversion == "null-text" else 0
-        tuned = NullTextInversion(**shared, inner_steps=inner_steps)
+        tuned = NullTextInversion(**shared, inner_steps=inner_steps, learning_rate=self.learning_rate)
         return tuned.invert(model, image, prompt=prompts, negative=negative, progress=progress)
 
     def _pairing(self, cells: int) -> WordPairing:

@@ -218,6 +218,7 @@ FLIPS: dict[str, dict[str, Any]] = {
         "blend_factor": Refused(4, "word maps of 2 x 2 cells are kept of no attention here"),
         "inversion": "negative-prompt",
         "inner_steps": Among(1, {"inversion": "null-text"}),
+        "learning_rate": Among(0.2, {"inversion": "null-text"}),
         "fixed_point": 3,
         "steps": 7,
         "spacing": "trailing",
