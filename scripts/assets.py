@@ -48,6 +48,8 @@ _OVERVIEW = (
     "asyrp-style",
     "asyrp-colour",
     "asyrp-object",
+    "asyrp-symmetric",
+    "asyrp-boost",
 )
 #: Deltas that the demo edits with, by method and texts; each is tuned from the base by the CLIP.
 _DELTAS = {"asyrp-flat-3d": ("asyrp", "flat", "3d"), "diffusionclip-blue-red": ("diffusionclip", "blue", "red")}
