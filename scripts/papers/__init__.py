@@ -7,10 +7,8 @@ from .asyrp import ASYRP_PAPER
 from .blended import BLENDED_PAPER
 from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
-from .diffedit import DIFFEDIT_PAPER
 from .diffusionclip import DIFFUSIONCLIP_PAPER
 from .ilvr import ILVR_PAPER
-from .imagic import IMAGIC_PAPER
 from .negprompt import NEGPROMPT_PAPER
 from .nulltext import NULLTEXT_PAPER
 from .p2p import P2P_PAPER
@@ -18,7 +16,6 @@ from .repaint import REPAINT_PAPER
 from .sdedit import SDEDIT_PAPER
 from .sdg import SDG_PAPER
 from .spec import Claim, Paper, PaperSetting
-from .unitune import UNITUNE_PAPER
 
 __all__ = ["PAPERS", "Claim", "Paper", "PaperSetting"]
 
@@ -39,8 +36,5 @@ PAPERS: dict[str, Paper] = {
         P2P_PAPER,
         NULLTEXT_PAPER,
         NEGPROMPT_PAPER,
-        DIFFEDIT_PAPER,
-        IMAGIC_PAPER,
-        UNITUNE_PAPER,
     )
 }
