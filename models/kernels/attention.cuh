@@ -1,6 +1,6 @@
 // Attention with few keys and edits, and with another row's probabilities: see attention.h for what they compute.
 //
-// A warp has 16 queries of one head of one row; a block has up to 4 warps, which share keys and values in shared memory.
+// A warp has 16 queries of one head of one row; a block has up to 4 warps, with the keys and values in shared memory.
 // Scores and results lie in registers as multiply_add has its c: with g = l / 4 and t = 2 * (l % 4), number c of tile j
 // is of query g + 8 * (c / 2) and of key (or channel) 8 * j + t + c % 2.
 #pragma once
@@ -18,12 +18,17 @@ constexpr int chunk = 16 / sizeof(T);
 template <class T, int D>
 constexpr int pitch = D + chunk<T>;
 
+// Keys at a time in led_attention.
+template <class T>
+constexpr int led_keys = sizeof(T) == 4 ? 32 : 64;
+
 // The part of the result that a block computes.
 struct Place {
   int tile, head, row;
 };
 
-// How a block divides its shared memory: the bias of each key, keys, values (or the keys' space again), queries.
+// How a block divides its shared memory: bias of the keys at hand and of the next, keys, values (or the keys' space
+// again), queries.
 struct Plan {
   int warps, keys;  // keys at a time, a multiple of 16
   bool apart;       // whether values have their own space
@@ -37,7 +42,7 @@ struct Shared {
 
   DEVICE Shared(void* memory, const Plan& plan)
       : bias(static_cast<float*>(memory)),
-        keys(reinterpret_cast<T*>(bias + plan.keys)),
+        keys(reinterpret_cast<T*>(bias + 2 * plan.keys)),
         values(keys + (plan.apart ? plan.keys * pitch<T, D> : 0)),
         queries(values + (plan.keys + warp_index() * warp_queries) * pitch<T, D>) {}
 };
@@ -323,18 +328,67 @@ DEVICE void edited_block(const AttentionArgs& args, const Plan& plan, void* memo
   if (first < args.n) store<T, D>(args, shared.queries, o, at, first);
 }
 
+// One block of led_attention: some keys at a time; the next are on their way while the present ones are worked on.
+template <class T, int D>
+DEVICE void led_block(const AttentionArgs& args, const Plan& plan, void* memory, Place at) {
+  constexpr int step = led_keys<T>;
+  using Multiply = Products<T, D, step / 8>;
+  const Shared<T, D> shared(memory, plan);
+  const int lead = args.lead[at.row] < 0 ? at.row : args.lead[at.row];
+  const int first = (at.tile * warp_count() + warp_index()) * warp_queries;
+  const auto load = [&](T* to, const void* tensor, const int64_t (&stride)[3], int row, int key) {
+    if (key < args.m) {
+      const T* from = part<T>(tensor, stride, row, at.head, key);
+      load_rows<T, D>(to, from, stride[2], args.m - key, step, args.d, warp_index(), warp_count());
+    }
+    commit_copies();
+  };
+  load_bias(args, shared.bias, lead, 0, step);
+  load_queries<T, D>(args, shared, lead, at.head, first);
+  load(shared.keys, args.k, args.k_stride, lead, 0);
+  load(shared.values, args.v, args.v_stride, at.row, 0);
+  Lanes<float> o[D / 8][4];
+  Seen seen;
+  clear(o);
+  for (int key = 0, odd = 0; key < args.m; key += step, odd ^= 1) {
+    Lanes<float> p[step / 8][4], fade[2];
+    wait_copies<1>();  // for the keys
+    block_sync();
+    clear(p);
+    Multiply::scores(p, shared.queries, shared.keys, step);
+    block_sync();
+    load_bias(args, shared.bias + (1 - odd) * step, lead, key + step, step);
+    load(shared.keys, args.k, args.k_stride, lead, key + step);
+    exponentials(p, seen, fade, shared.bias + odd * step, step, args.scale);
+    multiply(o, fade);
+    wait_copies<1>();  // for the values
+    block_sync();
+    Multiply::add(o, p, shared.values, step);
+    block_sync();
+    load(shared.values, args.v, args.v_stride, at.row, key + step);
+  }
+  normalise(o, seen);
+  if (first < args.n) store<T, D>(args, shared.queries, o, at, first);
+}
+
 // The plan with the most warps that has use for them and fits; apart where both fit. No warps if none fits.
-inline Plan edited_plan(const AttentionArgs& args, int padded, int limit) {
+inline Plan fitting_plan(const AttentionArgs& args, int padded, int keys, bool may_share, int limit) {
   const int size = args.dtype == DType::float32 ? 4 : 2, row = padded * size + 16;
   for (int warps = 4; warps > 0; warps /= 2) {
     if (warps > 1 && args.n <= warps / 2 * warp_queries) continue;
-    for (const bool apart : {true, false}) {
-      const int keys = (args.m + 15) / 16 * 16;
-      const int bytes = keys * 4 + (keys * (apart ? 2 : 1) + warps * warp_queries) * row;
-      if (bytes <= limit) return {warps, keys, apart, bytes};
+    for (int sets = 2; sets > (may_share ? 0 : 1); --sets) {
+      const int bytes = keys * 8 + (keys * sets + warps * warp_queries) * row;
+      if (bytes <= limit) return {warps, keys, sets == 2, bytes};
     }
   }
   return {0, 0, false, 0};
+}
+inline Plan edited_plan(const AttentionArgs& args, int padded, int limit) {
+  if (args.m > max_keys) return {0, 0, false, 0};
+  return fitting_plan(args, padded, (args.m + 15) / 16 * 16, true, limit);
+}
+inline Plan led_plan(const AttentionArgs& args, int padded, int limit) {
+  return fitting_plan(args, padded, args.dtype == DType::float32 ? led_keys<float> : led_keys<Half>, false, limit);
 }
 
 inline int padded_head(int d) {

@@ -43,7 +43,7 @@ def compiled(folder: Path) -> ctypes.CDLL:
     if compiler is None:
         raise FileNotFoundError("there is no g++ to compile the kernels' emulation with")
     library = folder / "attention.so"
-    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-O0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     subprocess.run([compiler, *flags, str(KERNELS / "host_attention.cpp"), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from .emulation import SHARED_MEMORY, arguments, call, compiled
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-FORMATS = [torch.float32]
+FORMATS = list(TOLERANCE)
 HEADS = [8, 32, 40, 48, 64, 72, 80, 96, 120, 128, 160]
-QUICK = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,25 @@ def test_edited_attention_is_its_definition(
     assert call(library, "edited_attention", arguments(**c), limit, backwards) == 0
     own, lead = (probabilities(c["q"], c["k"], c["mask"], order) for order in ([-1] * len(c["q"]), c["lead"]))
     assert_near(c["out"], defined_edit(own, lead, c["v"], c["edit"], c["taken"], c["left"]))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@QUICK
+@given(seed=st.integers(0, 10_000), backwards=st.booleans())
+def test_led_attention_is_its_definition(library: ctypes.CDLL, dtype: torch.dtype, seed: int, backwards: bool) -> None:
+    c = case(seed, dtype, most_keys=200)
+    assert call(library, "led_attention", arguments(**c), SHARED_MEMORY, backwards) == 0
+    assert_near(c["out"], probabilities(c["q"], c["k"], c["mask"], c["lead"]) @ c["v"].double())
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_led_row_with_its_leads_values_changes_no_bit(library: ctypes.CDLL, dtype: torch.dtype) -> None:
+    q, k = (normal([2, 1, n, 40], dtype, "tokens", n) for n in (21, 150))
+    v = normal([1, 1, 150, 40], dtype, "tokens", 1).repeat(2, 1, 1, 1)
+    out = torch.full_like(q, torch.nan)
+    assert call(library, "led_attention", arguments(q, k, v, out, [-1, 0]), SHARED_MEMORY, False) == 0
+    assert_near(out, probabilities(q, k, None, [-1, 0]) @ v.double())
+    assert torch.equal(out[1], out[0])
 
 
 def test_every_number_of_keys_and_queries_beside_the_tiles(library: ctypes.CDLL) -> None:
