@@ -284,6 +284,36 @@ DEVICE void store(const AttentionArgs& args, T* staged, const Lanes<float> (&o)[
   }
 }
 
+// Write, or add to what this very lane has written, the probabilities' products with each word's weights.
+template <int Tiles>
+DEVICE void sum_words(const AttentionArgs& args, const Lanes<float> (&p)[Tiles][4], Place at, int first, bool taken) {
+  const int64_t at_words = static_cast<int64_t>(at.row) * args.words;
+  const float* weights = (taken ? args.words_taken : args.words_left) + at_words * args.m;
+  float* sums = args.sums + (at_words * args.heads + static_cast<int64_t>(at.head) * args.words) * args.n;
+  const bool more = !taken && args.edit[at.row] >= 0;
+  for (int word = 0; word < args.words; ++word, weights += args.m, sums += args.n) {
+    Lanes<float> sum[2];
+    for (int i = 0; i < 2; ++i) FOR_LANES(l) sum[i][l] = 0.0f;
+#pragma unroll
+    for (int j = 0; j < Tiles; ++j) {
+      if (8 * j >= args.m) break;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) FOR_LANES(l) {
+        const int key = 8 * j + l % 4 * 2 + c % 2;
+        if (key < args.m) sum[c / 2][l] += p[j][c][l] * weights[key];
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum[i] = quad_sum(sum[i]);
+      FOR_LANES(l) {
+        const int query = first + l / 4 + 8 * i;
+        if (l % 4 == 0 && query < args.n) sums[query] = (more ? sums[query] : 0.0f) + sum[i][l];
+      }
+    }
+  }
+}
+
 // One block of edited_attention: all keys at once. The lead's probabilities with `taken` come first, so that with
 // identity edits (`left` of zeros) nothing but zeros is added to what the lead's row has.
 template <class T, int D>
@@ -315,6 +345,7 @@ DEVICE void edited_block(const AttentionArgs& args, const Plan& plan, void* memo
     Multiply::scores(p, shared.queries, shared.keys, plan.keys);
     exponentials(p, seen, fade, shared.bias, plan.keys, args.scale);
     normalise(p, seen);
+    if (args.sums && at.row < args.word_rows) sum_words(args, p, at, first, pass == 0);
     if (!plan.apart) {
       block_sync();
       load_rows<T, D>(shared.values, values, stride[2], args.m, plan.keys, args.d, warp_index(), warp_count());

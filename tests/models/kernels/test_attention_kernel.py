@@ -17,7 +17,7 @@ from .emulation import SHARED_MEMORY, arguments, call, compiled
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 FORMATS = list(TOLERANCE)
 HEADS = [8, 32, 40, 48, 64, 72, 80, 96, 120, 128, 160]
-QUICK = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,24 @@ def test_identity_edits_change_no_bit(library: ctypes.CDLL, dtype: torch.dtype) 
     assert call(library, "edited_attention", arguments(q, k, v, out, [-1, 0, 0], **edits), SHARED_MEMORY, False) == 0
     assert out.isfinite().all()
     assert torch.equal(out[1], out[0]) and torch.equal(out[2], out[0])
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@QUICK
+@given(seed=st.integers(0, 10_000), backwards=st.booleans())
+def test_word_sums_are_their_definition(library: ctypes.CDLL, dtype: torch.dtype, seed: int, backwards: bool) -> None:
+    c, draw = case(seed, dtype), random.Random(seed)
+    (rows, heads, n, _), m = c["q"].shape, c["k"].shape[2]
+    count, words = draw.randint(1, rows), draw.randint(1, 3)
+    taken, left = torch.randn(2, count, words, m, generator=torch.Generator().manual_seed(seed))
+    sums = torch.full((count, heads, words, n), torch.nan)
+    args = arguments(**c, words_taken=taken, words_left=left, sums=sums)
+    assert call(library, "edited_attention", args, SHARED_MEMORY, backwards) == 0
+    own, lead = (probabilities(c["q"], c["k"], c["mask"], order) for order in ([-1] * rows, c["lead"]))
+    values = [torch.cat([w.double(), w.new_zeros(rows - count, words, m)]).mT[:, None] for w in (taken, left)]
+    edited = torch.tensor(c["edit"])[:, None, None, None] >= 0
+    wanted = (own @ values[1] + torch.where(edited, lead @ values[0], 0.0))[:count].mT
+    assert_near(sums, wanted)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
