@@ -1,8 +1,8 @@
 // Warps as values, so that one source is a CUDA kernel and, with STEERDIFF_EMULATED, a C++ program that tests run.
 //
-// A Lanes<T> is one register of a warp: a T on the device, 32 of them in the emulation. What each lane does alone stands
-// in FOR_LANES(l) { ... }; what lanes do together (shuffles, matrix products, loads of fragments) is a function below,
-// called by the whole warp outside of FOR_LANES. Nothing else in a kernel knows which of the two it is.
+// A Lanes<T> is one register of a warp: a T on the device, 32 of them in the emulation. What each lane does alone
+// stands in FOR_LANES(l) { ... }; what lanes do together (shuffles, matrix products, loads of fragments) is a function
+// below, called by the whole warp outside of FOR_LANES. Nothing else in a kernel knows which of the two it is.
 #pragma once
 #include <cmath>
 #include <cstdint>
