@@ -37,9 +37,9 @@ def exact(case: Case, x: Tensor) -> Tensor:
 
 
 @st.composite
-def cases(draw, dtypes=(torch.float32,), layouts=(False,)) -> Case:
-    """Small calls of any shape: cells and channels that fill a load, a tile, or neither."""
-    dtype, channels_last = draw(st.sampled_from(dtypes)), draw(st.sampled_from(layouts))
+def cases(draw) -> Case:
+    """Small calls of any shape, dtype and layout: cells and channels that fill a load, a tile, or neither."""
+    dtype, channels_last = draw(st.sampled_from(list(norm_host.DTYPES))), draw(st.booleans())
     groups, size = draw(st.sampled_from([1, 2, 3, 32])), draw(st.integers(1, 5))
     rows, channels = draw(st.integers(1, 3)), groups * size
     cells = draw(st.one_of(st.integers(1, 70), st.sampled_from([512, 516, 1031])))
@@ -79,7 +79,7 @@ def check_forward(kernels: ctypes.CDLL, case: Case) -> None:
         assert torch.equal(again, first), "the order of warps matters"
 
 
-@settings(max_examples=40)
+@settings(max_examples=80)
 @given(case=cases())
 def test_forward_is_right(kernels, case):
     check_forward(kernels, case)
@@ -91,11 +91,12 @@ def test_a_group_of_one_number_is_its_bias(kernels):
     assert torch.equal(y[0, :, 0], bias)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shift", [1e3, -3e4])
-def test_a_large_mean_costs_no_variance(kernels, shift):
+def test_a_large_mean_costs_no_variance(kernels, shift, channels_last):
     torch.manual_seed(0)
-    x = torch.randn(1, 8, 3000) + shift
-    case = Case(x, torch.ones(8), torch.zeros(8), 2, act=False)
+    x = torch.randn((1, 3000, 8) if channels_last else (1, 8, 3000)) + shift
+    case = Case(x, torch.ones(8), torch.zeros(8), 2, channels_last=channels_last, act=False)
     torch.testing.assert_close(forward(kernels, case)[0].double(), exact(case, x.double()), rtol=0, atol=2e-3)
 
 
