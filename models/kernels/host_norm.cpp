@@ -29,5 +29,10 @@ int norm_forward(const steerdiff::NormArgs* args, bool backwards) {
   steerdiff::norm_forward_passes(*args, Run{*args, backwards});
   return 0;
 }
+int norm_backward(const steerdiff::NormArgs* args, bool backwards) {
+  if (!steerdiff::norm_takes(*args)) return 1;
+  steerdiff::norm_backward_passes(*args, Run{*args, backwards});
+  return 0;
+}
 
 }  // extern "C"

@@ -21,7 +21,9 @@ struct Launch {
   template <class Pass>
   void operator()(Pass) const {
     if (error != cudaSuccess) return;
-    const int64_t warps = Pass::warps(args), blocks = (warps + block_warps - 1) / block_warps;
+    const int64_t warps = Pass::warps(args);
+    if (warps == 0) return;  // not wanted
+    const int64_t blocks = (warps + block_warps - 1) / block_warps;
     if (blocks > INT32_MAX) {
       error = cudaErrorInvalidValue;
       return;
@@ -37,6 +39,13 @@ cudaError_t norm_forward(const NormArgs& args, cudaStream_t stream) {
   if (!norm_takes(args)) return cudaErrorInvalidValue;
   cudaError_t error = cudaSuccess;
   norm_forward_passes(args, Launch{args, stream, error});
+  return error;
+}
+
+cudaError_t norm_backward(const NormArgs& args, cudaStream_t stream) {
+  if (!norm_takes(args)) return cudaErrorInvalidValue;
+  cudaError_t error = cudaSuccess;
+  norm_backward_passes(args, Launch{args, stream, error});
   return error;
 }
 

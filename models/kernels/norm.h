@@ -18,7 +18,7 @@ struct NormArgs {
   const void* x;
   void* y;                      // of norm_forward; may be x
   const void* dy;               // of norm_backward
-  void* dx;                     // of norm_backward; may be dy or x
+  void* dx;                     // of norm_backward; may be dy or x; null where not wanted
   const void *weight, *bias;    // [channels] of param_dtype
   const void *scale, *shift;    // [rows, channels] of dtype, contiguous channels; null for none
   int64_t scale_stride, shift_stride;  // by row, in elements

@@ -95,3 +95,18 @@ def forward(kernels: ctypes.CDLL, case: Case, y: Tensor | None = None, backwards
     assert kernels.norm_forward(ctypes.byref(args), backwards) == 0
     assert work[-1] == 7.0, "more work than norm_work tells"
     return y, mean, rstd
+
+
+def backward(kernels: ctypes.CDLL, case: Case, dy: Tensor, backwards: bool = False) -> dict[str, Tensor]:
+    """Return every gradient by its name in ``NormArgs``, of ``sum(y * dy)``."""
+    _, mean, rstd = forward(kernels, case)
+    rows, channels = len(case.x), len(case.weight)
+    shapes = {"d_weight": (channels,), "d_bias": (channels,), "d_scale": (rows, channels), "d_shift": (rows, channels)}
+    gradients = {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
+    gradients["dx"] = torch.full_like(case.x, torch.nan)
+    work = torch.full((kernels.norm_work_floats(ctypes.byref(case.args())) + 1,), torch.nan)
+    work[-1] = 7.0
+    args = case.args(dy=dy, mean=mean, rstd=rstd, work=work, **gradients)
+    assert kernels.norm_backward(ctypes.byref(args), backwards) == 0
+    assert work[-1] == 7.0, "more work than norm_work tells"
+    return gradients

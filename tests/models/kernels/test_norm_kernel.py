@@ -1,6 +1,7 @@
 """The fused group normalisation, emulated from the kernels' own source, against float64."""
 
 import ctypes
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.models.kernels import norm_host
-from tests.models.kernels.norm_host import Case, forward
+from tests.models.kernels.norm_host import Case, backward, forward
 
 if norm_host.NO_COMPILER:
     pytest.skip(norm_host.NO_COMPILER, allow_module_level=True)
+
+
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # the last two: one rounding
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,7 @@ def cases(draw) -> Case:
 def check_forward(kernels: ctypes.CDLL, case: Case) -> None:
     y, mean, rstd = forward(kernels, case)
     expected = exact(case, case.x.double())
-    tolerance = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}[case.x.dtype]
+    tolerance = TOLERANCES[case.x.dtype]
     torch.testing.assert_close(y.double(), expected, rtol=tolerance, atol=tolerance)
     grouped = case.x.double().transpose(1, 2) if case.channels_last else case.x.double()
     grouped = grouped.reshape(len(case.x), case.groups, -1)
@@ -89,6 +93,33 @@ def test_a_group_of_one_number_is_its_bias(kernels):
     bias = torch.randn(4)
     y = forward(kernels, Case(torch.randn(1, 4, 1), torch.randn(4), bias, 4, act=False))[0]
     assert torch.equal(y[0, :, 0], bias)
+
+
+def exact_gradients(case: Case, dy: Tensor) -> dict[str, Tensor]:
+    """What ``backward`` approximates, by autograd through ``exact`` in float64."""
+    film = torch.zeros(2, len(case.x), len(case.weight))
+    given = {"x": case.x, "weight": case.weight, "bias": case.bias}
+    given |= {"scale": film[0] if case.scale is None else case.scale}
+    given |= {"shift": film[1] if case.shift is None else case.shift}
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in given.items()}
+    y = exact(replace(case, **leaves), leaves["x"])
+    gradients = torch.autograd.grad(y, list(leaves.values()), dy.double())
+    return dict(zip(["dx", "d_weight", "d_bias", "d_scale", "d_shift"], gradients, strict=True))
+
+
+@settings(max_examples=60)
+@given(case=cases())
+def test_backward_is_right(kernels, case):
+    generator = torch.Generator().manual_seed(2**33)  # never that of x: where dy is like x, dx is 0 but for rounding
+    dy = torch.randn(case.x.shape, generator=generator).to(case.x.dtype)
+    gradients, again = backward(kernels, case, dy), backward(kernels, case, dy, backwards=True)
+    for name, expected in exact_gradients(case, dy).items():
+        assert torch.equal(again[name], gradients[name]), f"the order of warps matters to {name}"
+        tolerance = TOLERANCES[gradients[name].dtype]
+        size = expected.abs().max().item()
+        if name != "dx":  # a sum of random numbers, that may happen to be near 0
+            size = max(size, (dy.numel() / expected.numel()) ** 0.5)
+        torch.testing.assert_close(gradients[name].double(), expected, rtol=tolerance, atol=tolerance * size)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
