@@ -16,6 +16,7 @@ DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 NO_COMPILER = None if shutil.which("g++") else "there is no g++ to compile the kernels' emulation"
 
 POINTERS = "x y dy dx weight bias scale shift"
+ALL_GRADIENTS = ("dx", "d_weight", "d_bias", "d_scale", "d_shift")
 OUTPUTS = "mean rstd work d_weight d_bias d_scale d_shift"
 
 
@@ -97,13 +98,16 @@ def forward(kernels: ctypes.CDLL, case: Case, y: Tensor | None = None, backwards
     return y, mean, rstd
 
 
-def backward(kernels: ctypes.CDLL, case: Case, dy: Tensor, backwards: bool = False) -> dict[str, Tensor]:
-    """Return every gradient by its name in ``NormArgs``, of ``sum(y * dy)``."""
+def backward(
+    kernels: ctypes.CDLL, case: Case, dy: Tensor, backwards: bool = False, wanted: tuple[str, ...] = ALL_GRADIENTS
+) -> dict[str, Tensor]:
+    """Return the gradients wanted of ``sum(y * dy)``, by their names in ``NormArgs``."""
     _, mean, rstd = forward(kernels, case)
     rows, channels = len(case.x), len(case.weight)
     shapes = {"d_weight": (channels,), "d_bias": (channels,), "d_scale": (rows, channels), "d_shift": (rows, channels)}
     gradients = {name: torch.full(shape, torch.nan) for name, shape in shapes.items()}
     gradients["dx"] = torch.full_like(case.x, torch.nan)
+    gradients = {name: gradients[name] for name in wanted}
     work = torch.full((kernels.norm_work_floats(ctypes.byref(case.args())) + 1,), torch.nan)
     work[-1] = 7.0
     args = case.args(dy=dy, mean=mean, rstd=rstd, work=work, **gradients)

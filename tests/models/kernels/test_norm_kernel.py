@@ -89,6 +89,30 @@ def test_forward_is_right(kernels, case):
     check_forward(kernels, case)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pointers_need_no_alignment(kernels, channels_last):
+    torch.manual_seed(0)
+    shape = (2, 1600, 16) if channels_last else (2, 16, 1600)  # of several chunks
+    aligned = Case(torch.randn(shape), torch.randn(16), torch.randn(16), 4, channels_last=channels_last)
+    moved = replace(aligned, x=torch.cat([torch.zeros(1), aligned.x.flatten()])[1:].view(shape))
+    check_forward(kernels, aligned)
+    check_forward(kernels, moved)
+    dy = torch.randn(shape)
+    for name, expected in backward(kernels, aligned, dy).items():
+        torch.testing.assert_close(backward(kernels, moved, dy)[name], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", norm_host.ALL_GRADIENTS)
+def test_a_gradient_alone_is_the_same(kernels, name):
+    torch.manual_seed(0)
+    film = torch.randn(2, 8)
+    case = Case(torch.randn(2, 4, 40), torch.randn(4), torch.randn(4), 2, scale=film[:, :4], shift=film[:, 4:])
+    dy = torch.randn(2, 4, 40)
+    alone = backward(kernels, case, dy, wanted=(name,))
+    assert list(alone) == [name]
+    assert torch.equal(alone[name], backward(kernels, case, dy)[name])
+
+
 def test_a_group_of_one_number_is_its_bias(kernels):
     bias = torch.randn(4)
     y = forward(kernels, Case(torch.randn(1, 4, 1), torch.randn(4), bias, 4, act=False))[0]
@@ -104,7 +128,7 @@ def exact_gradients(case: Case, dy: Tensor) -> dict[str, Tensor]:
     leaves = {name: tensor.double().requires_grad_() for name, tensor in given.items()}
     y = exact(replace(case, **leaves), leaves["x"])
     gradients = torch.autograd.grad(y, list(leaves.values()), dy.double())
-    return dict(zip(["dx", "d_weight", "d_bias", "d_scale", "d_shift"], gradients, strict=True))
+    return dict(zip(norm_host.ALL_GRADIENTS, gradients, strict=True))
 
 
 @settings(max_examples=60)
@@ -150,3 +174,4 @@ def test_what_it_cannot_take_is_refused(kernels, change):
     for name, value in change.items():
         setattr(args, name, value)
     assert kernels.norm_forward(ctypes.byref(args), False) == 1
+    assert kernels.norm_backward(ctypes.byref(args), False) == 1
