@@ -29,7 +29,7 @@ NEGPROMPT_PAPER = Paper(
     deterministic=True,
     claims=(
         Claim(
-            text="with the image's prompt for a negative one, an edit keeps more of the image than after plain inversion",
+            text="with the image's prompt for a negative one, an edit keeps more than after plain inversion",
             source="section 4, edits by Prompt-to-Prompt, recalled",
             method="p2p",
             task="style",

@@ -42,7 +42,7 @@ _PHOTOGRAPHS = Recipe(
         "windows, blended words and factors anew for each picture, which one row of settings cannot.",
         "The notebooks draw most of their pictures, squirrel to lion among them (0.8 and 0.4, seed 8888): `steerdiff "
         'edit p2p --weights sd-v1-4.ckpt --prompt "a photo of a squirrel eating a burger" --target "a photo of a lion '
-        'eating a burger" --seed 8888`. The noise of a seed is another here than on the authors\' device.',
+        "eating a burger\" --seed 8888`. The noise of a seed is another here than on the authors' device.",
         "The paper edits Imagen's 64-pixel network, whose weights are not public, and has no self-attention window.",
     ),
     toy=Toy(
