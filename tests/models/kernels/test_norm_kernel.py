@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from tests.models.kernels import norm_host
-from tests.models.kernels.norm_host import Case, backward, forward
+from . import norm_host
+from .norm_host import Case, backward, forward
 
 if norm_host.NO_COMPILER:
     pytest.skip(norm_host.NO_COMPILER, allow_module_level=True)
