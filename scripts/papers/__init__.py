@@ -9,6 +9,7 @@ from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
 from .diffusionclip import DIFFUSIONCLIP_PAPER
 from .ilvr import ILVR_PAPER
+from .imagic import IMAGIC_PAPER
 from .negprompt import NEGPROMPT_PAPER
 from .nulltext import NULLTEXT_PAPER
 from .p2p import P2P_PAPER
@@ -16,6 +17,7 @@ from .repaint import REPAINT_PAPER
 from .sdedit import SDEDIT_PAPER
 from .sdg import SDG_PAPER
 from .spec import Claim, Paper, PaperSetting
+from .unitune import UNITUNE_PAPER
 
 __all__ = ["PAPERS", "Claim", "Paper", "PaperSetting"]
 
@@ -36,5 +38,7 @@ PAPERS: dict[str, Paper] = {
         P2P_PAPER,
         NULLTEXT_PAPER,
         NEGPROMPT_PAPER,
+        IMAGIC_PAPER,
+        UNITUNE_PAPER,
     )
 }
