@@ -14,7 +14,7 @@ RUN = $(PY) -m steerdiff
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest
 JOBS ?= 2
 
-.PHONY: help install test test-weights demo lint format type types bench docs gpu assets golden clean
+.PHONY: help install test test-weights demo lint format type types bench docs cuda-check gpu assets golden clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -61,6 +61,9 @@ bench: $(READY)  ## time the parts, beside diffusers where the bench extra is in
 docs: $(READY)  ## the documentation as a site: out/docs
 	$(PY) -m pip install -q -e '.[docs]'
 	$(PY) -m mkdocs build --quiet --strict --site-dir $(OUT)/docs
+
+cuda-check:  ## compile the CUDA kernels for every architecture, no GPU needed; fails on spills, skips without nvcc
+	$(or $(PYTHON),python3) scripts/cuda_check.py
 
 gpu: $(READY)  ## gpu tests, bench and a short training run, on a machine with a CUDA device
 	PY="$(PY)" OUT="$(OUT)/gpu" bash scripts/gpu.sh

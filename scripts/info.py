@@ -62,6 +62,7 @@ def _installed() -> dict[str, Any]:
     from steerdiff._version import __version__
     from steerdiff.guidance.loading import SHIPPED
     from steerdiff.methods import METHODS
+    from steerdiff.models import kernels
     from steerdiff.samplers import SOLVERS
 
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -71,6 +72,7 @@ def _installed() -> dict[str, Any]:
         "torch": torch.__version__,
         "cpu": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "cuda": ", ".join(devices) or "none",
+        "kernels": kernels.status(cuda=bool(devices)),
         "weights": ", ".join(SHIPPED),
         "methods": ", ".join(METHODS),
         "solvers": ", ".join(SOLVERS),

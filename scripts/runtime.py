@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelFlags", "environment"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Kernels = Literal["auto", "cuda", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,24 @@ class ModelFlags:
     device: str = "auto"  #: cpu, cuda, cuda:1, ...; auto takes CUDA if there is one
     precision: Precision = "float32"  #: floating type of the network
     threads: int | None = None  #: CPU threads; None leaves it to PyTorch
+    #: fused CUDA kernels: cuda demands them, reference does without, auto warns where they cannot run; None as the
+    #: environment variable STEERDIFF_KERNELS says, else auto
+    kernels: Kernels | None = None
 
     def load(self) -> Model:
         """Set the threads and load the model.
 
         Raises:
-            UserError: There are no such weights or no such device.
+            UserError: There are no such weights or no such device, or it cannot run the kernels that are demanded.
         """
         import torch
 
         from steerdiff.guidance.loading import load_model
+        from steerdiff.models import kernels
 
+        if self.kernels is not None:
+            kernels.use(self.kernels)
+        kernels.fused(torch.empty(0, device=self.place()))  # an error now, not in the middle of a run
         if self.threads is not None:
             require(self.threads >= 1, f"threads is {self.threads}; it must be at least 1")
             torch.set_num_threads(self.threads)
@@ -72,11 +80,15 @@ def environment(device: str) -> dict[str, Any]:
     """Return what an image's bits depend on besides the settings: versions, device and threads."""
     import torch
 
+    from steerdiff.models import kernels
+
+    cuda = device.startswith("cuda")
     return {
         "steerdiff": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
         "threads": torch.get_num_threads(),
+        **({"kernels": kernels.setting()} if cuda else {}),
     }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "norm.h"
 
 namespace {
 
@@ -161,6 +162,111 @@ Tensor led_attention(const Tensor& q, const Tensor& k, const Tensor& v, const op
   return call.out;
 }
 
+// What both passes of the normalisation take. The tensors that the arguments point into are kept alive here.
+struct Normalisation {
+  steerdiff::NormArgs args{};
+  at::MemoryFormat order;
+  Tensor x, weight, bias, scale, shift, work;
+
+  Normalisation(const Tensor& x_, const Tensor& weight_, const Tensor& bias_, const optional<Tensor>& scale_,
+                const optional<Tensor>& shift_, int64_t groups, bool act) {
+    TORCH_CHECK(x_.dim() >= 2, "x is ", x_.sizes(), "; it must be [rows, channels, ...]");
+    const auto channels = x_.size(1);
+    TORCH_CHECK(groups > 0 && channels % groups == 0, channels, " channels do not form ", groups, " groups");
+    const bool last = x_.dim() == 4 && !x_.is_contiguous() && x_.is_contiguous(at::MemoryFormat::ChannelsLast);
+    order = last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    x = x_.contiguous(order);
+    weight = parameter(weight_, channels, weight_.scalar_type(), "weight");
+    bias = parameter(bias_, channels, weight_.scalar_type(), "bias");
+    TORCH_CHECK(scale_.has_value() == shift_.has_value(), "scale and shift come together");
+    if (scale_) {
+      scale = by_channel(*scale_, args.scale_stride, "scale");
+      shift = by_channel(*shift_, args.shift_stride, "shift");
+      args.scale = scale.const_data_ptr();
+      args.shift = shift.const_data_ptr();
+    }
+    args.x = x.const_data_ptr();
+    args.weight = weight.const_data_ptr();
+    args.bias = bias.const_data_ptr();
+    args.rows = static_cast<int>(x.size(0));
+    args.channels = static_cast<int>(channels);
+    args.groups = static_cast<int>(groups);
+    args.cells = x.numel() == 0 ? 0 : x.numel() / (x.size(0) * channels);
+    args.channels_last = last;
+    args.act = act;
+    args.dtype = dtype_of(x);
+    args.param_dtype = dtype_of(weight);
+    if (empty()) return;
+    work = at::empty({steerdiff::norm_work(args)}, wide());
+    args.work = work.mutable_data_ptr<float>();
+  }
+
+  Tensor parameter(const Tensor& given, int64_t channels, at::ScalarType type, const char* name) const {
+    TORCH_CHECK(given.device() == x.device() && given.dim() == 1 && given.size(0) == channels, name, " is ",
+                given.sizes(), " on ", given.device(), "; it must be [", channels, "] on ", x.device());
+    return given.to(type).contiguous();
+  }
+
+  Tensor by_channel(const Tensor& given, int64_t& stride, const char* name) const {
+    TORCH_CHECK(given.device() == x.device() && given.numel() == x.size(0) * x.size(1), name, " is ", given.sizes(),
+                " on ", given.device(), "; it must be [", x.size(0), ", ", x.size(1), "] on ", x.device());
+    auto flat = given.to(x.scalar_type()).reshape({x.size(0), x.size(1)});  // halves of one tensor stay in place
+    if (flat.stride(1) != 1) flat = flat.contiguous();
+    stride = flat.stride(0);
+    return flat;
+  }
+
+  at::TensorOptions wide() const { return x.options().dtype(at::kFloat); }
+  bool empty() const { return x.numel() == 0; }
+};
+
+std::tuple<Tensor, Tensor, Tensor> norm_silu(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                             const optional<Tensor>& scale, const optional<Tensor>& shift,
+                                             int64_t groups, double eps, bool act) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  Normalisation call(x, weight, bias, scale, shift, groups, act);
+  const auto out = at::empty_like(call.x, call.x.options(), call.order);
+  const auto mean = at::empty({call.x.size(0), groups}, call.wide()), rstd = at::empty_like(mean);
+  call.args.y = out.mutable_data_ptr();
+  call.args.mean = mean.mutable_data_ptr<float>();
+  call.args.rstd = rstd.mutable_data_ptr<float>();
+  call.args.eps = static_cast<float>(eps);
+  if (!call.empty()) C10_CUDA_CHECK(steerdiff::norm_forward(call.args, c10::cuda::getCurrentCUDAStream()));
+  return {out, mean, rstd};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> norm_silu_backward(
+    const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& bias, const optional<Tensor>& scale,
+    const optional<Tensor>& shift, const Tensor& mean, const Tensor& rstd, bool act, bool parameters) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  Normalisation call(x, weight, bias, scale, shift, mean.size(1), act);
+  TORCH_CHECK(grad.sizes() == x.sizes() && grad.device() == x.device(), "grad is ", grad.sizes(), " on ",
+              grad.device(), ", and x is ", x.sizes(), " on ", x.device());
+  const auto dy = grad.to(x.scalar_type()).contiguous(call.order), means = mean.contiguous(), rstds = rstd.contiguous();
+  const auto dx = at::empty_like(call.x, call.x.options(), call.order);
+  const auto vector = [&](bool wanted, at::IntArrayRef sizes) {
+    return wanted ? at::zeros(sizes, call.wide()) : at::empty({0}, call.wide());  // outputs share no memory
+  };
+  const auto by_row = {call.x.size(0), call.x.size(1)}, by_channel = {call.x.size(1)};
+  const auto d_weight = vector(parameters, by_channel), d_bias = vector(parameters, by_channel);
+  const auto d_scale = vector(scale.has_value(), by_row), d_shift = vector(scale.has_value(), by_row);
+  const auto pointer = [](const Tensor& tensor) { return tensor.numel() ? tensor.mutable_data_ptr<float>() : nullptr; };
+  call.args.dy = dy.const_data_ptr();
+  call.args.dx = dx.mutable_data_ptr();
+  call.args.mean = means.mutable_data_ptr<float>();
+  call.args.rstd = rstds.mutable_data_ptr<float>();
+  call.args.d_weight = pointer(d_weight);
+  call.args.d_bias = pointer(d_bias);
+  call.args.d_scale = pointer(d_scale);
+  call.args.d_shift = pointer(d_shift);
+  if (!call.empty()) C10_CUDA_CHECK(steerdiff::norm_backward(call.args, c10::cuda::getCurrentCUDAStream()));
+  const auto as = [](const Tensor& wide, const optional<Tensor>& own) {
+    return own ? wide.to(own->scalar_type()).reshape(own->sizes()) : wide;
+  };
+  const auto of_parameter = [&](const Tensor& wide, const Tensor& own) { return wide.to(own.scalar_type()); };
+  return {dx, of_parameter(d_weight, weight), of_parameter(d_bias, bias), as(d_scale, scale), as(d_shift, shift)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(steerdiff_kernels, library) {
@@ -169,9 +275,17 @@ TORCH_LIBRARY(steerdiff_kernels, library) {
       "Tensor? words_left, int[] source, int[] target) -> (Tensor, Tensor)");
   library.def(
       "led_attention(Tensor q, Tensor k, Tensor v, Tensor? mask, int[] source, int[] target) -> Tensor");
+  library.def(
+      "norm_silu(Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, int groups, float eps, bool act) "
+      "-> (Tensor, Tensor, Tensor)");
+  library.def(
+      "norm_silu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, "
+      "Tensor mean, Tensor rstd, bool act, bool parameters) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(steerdiff_kernels, CUDA, library) {
   library.impl("edited_attention", &edited_attention);
   library.impl("led_attention", &led_attention);
+  library.impl("norm_silu", &norm_silu);
+  library.impl("norm_silu_backward", &norm_silu_backward);
 }

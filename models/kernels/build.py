@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import shutil
 import sysconfig
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = ["ARCHITECTURES", "CXX_FLAGS", "NAME", "NVCC_FLAGS", "ahead_of_time", 
 NAME = "steerdiff_kernels"
 #: compute capabilities of an ahead-of-time build; the PTX of the last is compiled by the driver for all newer devices
 ARCHITECTURES = "8.0;9.0+PTX"
+OLDEST = (8, 0)  # compute capability with matrix products of bfloat16 and asynchronous copies
 CXX_FLAGS = ["-O3", "-std=c++20"]
 NVCC_FLAGS = ["-O3", "-std=c++20"]
 _FOLDER = Path(__file__).resolve().parent
@@ -47,6 +49,8 @@ def ahead_of_time() -> Path:
 
 def outlook() -> str:
     """Say which kernels CUDA tensors get here and why; builds nothing."""
+    if old := _too_old():
+        return f"reference: {old}"
     if ahead_of_time().is_file():
         return f"cuda: built ahead of time ({ahead_of_time()})"
     if (_cached() / f"{NAME}.so").is_file():
@@ -60,6 +64,8 @@ def failure() -> str | None:
     """Build the kernels if need be and load them, once a process; return why that is impossible, with a cure."""
     import torch
 
+    if old := _too_old():
+        return old
     library, operators = ahead_of_time(), cast(Any, torch.ops)
     try:
         if not library.is_file():
@@ -69,6 +75,18 @@ def failure() -> str | None:
         operators.load_library(str(library))
     except Exception as error:  # whatever the compiler or the loader says, the plain operators still work
         return f"building them failed: {_first_error(str(error))}; see that nvcc fits PyTorch's CUDA, {_CURE}"
+    return None
+
+
+def _too_old() -> str | None:
+    """Return which device lacks the instructions that the kernels use."""
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        if capability < OLDEST:
+            had, needed = (".".join(map(str, pair)) for pair in (capability, OLDEST))
+            return f"{torch.cuda.get_device_name(index)} has compute capability {had}, and they need {needed}"
     return None
 
 
@@ -124,4 +142,4 @@ def _path() -> str:
 def _first_error(text: str) -> str:
     """Return the line of a compiler's output that says what is wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no message")
+    return next((line for line in lines if re.search(r"\berror( #\S+)?:", line)), lines[0] if lines else "no message")

@@ -36,7 +36,7 @@ torch.library.define(
 torch.library.define(
     "steerdiff::norm_silu_backward",
     "(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, Tensor mean, Tensor rstd,"
-    " bool act) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " bool act, bool parameters) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -192,15 +192,18 @@ def _norm_gradients(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     if _on_kernels(x, norm_limit(x)):
         found: tuple[Tensor, ...] = torch.ops.steerdiff_kernels.norm_silu_backward(grad, x, *rest)
         return found
-    weight, bias, scale, shift, mean, rstd, act = rest
+    weight, bias, scale, shift, mean, rstd, act, parameters = rest
     dx, *others = reference.norm_silu_backward(grad, x, (weight, bias), _film(scale, shift), (mean, rstd), act)
-    return _like(dx, x), *(x.new_empty(0) if part is None else part for part in others)
+    if not parameters:
+        others[:2] = (part.new_empty(0) for part in (weight, bias))
+    return _like(dx, x), *(mean.new_empty(0) if part is None else part for part in others)
 
 
 def _norm_gradient_shapes(grad: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    weight, bias, scale, shift = rest[:4]
-    film = (x.new_empty(0) if part is None else part.new_empty(part.shape) for part in (scale, shift))
-    return _like(x), weight.new_empty(weight.shape), bias.new_empty(bias.shape), *film
+    weight, bias, scale, shift, mean, _, _, parameters = rest
+    affine = (part.new_empty(part.shape if parameters else 0) for part in (weight, bias))
+    film = (mean.new_empty(0) if part is None else part.new_empty(part.shape) for part in (scale, shift))
+    return _like(x), *affine, *film
 
 
 def _film(scale: Tensor | None, shift: Tensor | None) -> tuple[Tensor, Tensor] | None:
@@ -270,9 +273,11 @@ def _norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
             return reference.norm_silu(x, (weight, bias), film, ctx.groups, ctx.eps, ctx.act)[0]
 
         return *_recomputed(again, (x, weight, bias, scale, shift), (grad,)), None, None, None
-    found = torch.ops.steerdiff.norm_silu_backward(grad, x, weight, bias, scale, shift, mean, rstd, ctx.act)
-    film = (None, None) if scale is None else found[3:]
-    return *found[:3], *film, None, None, None
+    parameters = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    found = torch.ops.steerdiff.norm_silu_backward(grad, x, weight, bias, scale, shift, mean, rstd, ctx.act, parameters)
+    affine = found[1:3] if parameters else (None, None)
+    film = found[3:] if scale is not None else (None, None)
+    return found[0], *affine, *film, None, None, None
 
 
 torch.library.register_autograd("steerdiff::edited_attention", _edited_backward, setup_context=_save_edited)
