@@ -14,6 +14,7 @@ from steerdiff.errors import UserError
 from steerdiff.models import AttentionEdit, Control, Site, Taps, kernels
 from steerdiff.models.attention_edit import edited_attention
 from steerdiff.models.kernels import choice, ops, reference
+from steerdiff.scripts.runtime import ModelFlags, environment
 
 OPERATORS = torch.ops.steerdiff
 CROSS, SELF = Site("attn2", "cross", "mid", 1), Site("attn1", "self", "mid", 1)
@@ -202,6 +203,15 @@ def test_a_demand_that_cannot_be_met_is_an_error_that_says_why() -> None:
     choice._state.setting = "quick"
     with pytest.raises(UserError, match="STEERDIFF_KERNELS is 'quick'; set it to auto, cuda or reference"):
         kernels.setting()
+
+
+def test_the_flag_chooses_and_a_demand_fails_before_the_weights_are_read() -> None:
+    with pytest.raises(UserError, match="kernels is cuda, and the tensors are on cpu"):
+        ModelFlags(weights="not there", device="cpu", kernels="cuda").load()
+    with pytest.raises(UserError, match="not there"):
+        ModelFlags(weights="not there", device="cpu", kernels="reference").load()
+    assert kernels.setting() == "reference"
+    assert "kernels" not in environment("cpu")  # which is what it was
 
 
 def test_auto_falls_back_with_one_warning_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
