@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from steerdiff.methods.prompt_to_prompt import PRESETS
 
@@ -11,7 +12,7 @@ from .recipe import Data, Recipe, Run, Toy, Weights
 __all__ = ["P2P_RECIPES"]
 
 _INVERTED = replace(PRESETS["null-text"], cross_replace_steps=0.8)
-_FREE = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
+_FREE: dict[str, Any] = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
 _SMALL = replace(PRESETS["emoji64"], steps=4, fixed_point=1)
 
 _PHOTOGRAPHS = Recipe(
