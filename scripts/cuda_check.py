@@ -46,7 +46,8 @@ def main() -> int:
     if not sources:
         print(f"cuda-check: there is no .cu file in {KERNELS}")
         return 1
-    failed, found = False, list[Usage]()
+    found: list[Usage] = []
+    failed = False
     for source in sources:
         done = compiled(nvcc, source)
         found += parse(done.stderr)
@@ -106,9 +107,9 @@ def _readable(names: list[str]) -> list[str]:
     filt = shutil.which("cu++filt") or shutil.which("c++filt")
     if filt is None or not names:
         return names
-    done = subprocess.run([filt], input="\n".join(names), capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    return [line.split("(")[0] for line in lines] if done.returncode == 0 and len(lines) == len(names) else names
+    done = subprocess.run([filt, "-p"], input="\n".join(names), capture_output=True, text=True)  # no parameters
+    lines = [line.replace("(anonymous namespace)::", "") for line in done.stdout.splitlines()]
+    return lines if done.returncode == 0 and len(lines) == len(names) else names
 
 
 if __name__ == "__main__":
