@@ -83,16 +83,16 @@ def compiled(nvcc: str, source: Path) -> subprocess.CompletedProcess[str]:
 
 def parse(report: str) -> Iterator[Usage]:
     """Read ptxas' report."""
-    entry, spilled = None, 0
+    kernel, architecture, spilled = "", "", 0
     for line in report.splitlines():
         if match := _ENTRY.search(line):
-            entry, spilled = match.groups(), 0
+            kernel, architecture, spilled = match[1], match[2], 0
         elif match := _STACK.search(line):
             spilled = int(match[2]) + int(match[3])
-        elif (match := _USED.search(line)) and entry is not None:
+        elif (match := _USED.search(line)) and kernel:
             shared = _SHARED.search(line)
-            yield Usage(*entry, int(match[1]), int(shared[1]) if shared else 0, spilled)
-            entry = None
+            yield Usage(kernel, architecture, int(match[1]), int(shared[1]) if shared else 0, spilled)
+            kernel = ""
 
 
 def _table(found: Sequence[Usage]) -> None:
