@@ -179,5 +179,5 @@ PRESETS: dict[str, DiffEdit] = {
     "published": DiffEdit(),
     "imagenet": DiffEdit(guidance=5.0),  # of the class-conditional latent model at 256 x 256
     "diffusers": DiffEdit(t0=0.8, encoding="prompt", encoding_guidance=7.5, lag=1),
-    "emoji64": DiffEdit(steps=25, guidance=2.0, clamp=1.5),
+    "emoji64": DiffEdit(steps=24, t0=0.8, guidance=1.0, noises=4, clamp=1.5),
 }

@@ -7,6 +7,7 @@ from .asyrp import ASYRP_PAPER
 from .blended import BLENDED_PAPER
 from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
+from .diffedit import DIFFEDIT_PAPER
 from .diffusionclip import DIFFUSIONCLIP_PAPER
 from .ilvr import ILVR_PAPER
 from .imagic import IMAGIC_PAPER
@@ -38,6 +39,7 @@ PAPERS: dict[str, Paper] = {
         P2P_PAPER,
         NULLTEXT_PAPER,
         NEGPROMPT_PAPER,
+        DIFFEDIT_PAPER,
         IMAGIC_PAPER,
         UNITUNE_PAPER,
     )
