@@ -116,7 +116,12 @@ def test_the_peak_is_what_is_held_at_once_and_not_what_is_allocated_in_all() -> 
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_contest_keeps_gradients_only_if_it_says_so(grad: bool) -> None:
     seen = []
-    contest = Contest(key="grad", entries={"ours": lambda: seen.append(torch.is_grad_enabled())}, grad=grad)
+
+    def call() -> None:
+        seen.append(torch.is_grad_enabled())
+        busy(0.001)()
+
+    contest = Contest(key="grad", entries={"ours": call}, grad=grad)
     measure(contest, rounds=1, seconds=0.0, device=CPU)
     assert set(seen) == {grad}
 
@@ -249,9 +254,9 @@ def test_the_scaling_curves_are_drawn_only_if_there_are_any() -> None:
 # the command
 
 
-def nothing(key: str) -> Callable[[Setting], Iterator[Contest]]:
+def quick(key: str) -> Callable[[Setting], Iterator[Contest]]:
     def make(setting: Setting) -> Iterator[Contest]:
-        yield Contest(key=key, entries={"ours": lambda: None})
+        yield Contest(key=key, entries={"ours": busy(0.001)})
 
     return make
 
@@ -259,8 +264,8 @@ def nothing(key: str) -> Callable[[Setting], Iterator[Contest]]:
 def test_the_command_writes_results_and_tables_and_keeps_those_of_before(
     steerdiff: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(benchmarks.CASES, "loop", nothing("one"))
-    monkeypatch.setitem(benchmarks.CASES, "edits", nothing("two"))
+    monkeypatch.setitem(benchmarks.CASES, "loop", quick("one"))
+    monkeypatch.setitem(benchmarks.CASES, "edits", quick("two"))
     out, page = tmp_path / "b.json", tmp_path / "b.md"
     shared = ("--rounds", 1, "--seconds", 0, "--device", "cpu", "--out", out)
     done = steerdiff("bench", "--only", "loop", *shared, "--markdown", page)
