@@ -141,7 +141,7 @@ class DDIMInversion:
     ) -> Tensor:
         """Return the images [B, C, H, W] that a ``latent`` [B, C, H, W] at level ``t0`` leads to."""
         denoise = model.denoiser(prompt, negative=negative, scale=self.guidance, clip=self.clip)
-        path = self._path(model)[:-1]  # to the level that the image counted as, not below
+        path = to_image_level(self._path(model))
         return model.decode(integrate(denoise, self.solver, path, latent, progress=progress))
 
     def _path(self, model: Model) -> Path:

@@ -86,5 +86,5 @@ class NegativePromptInversion:
 PRESETS: dict[str, NegativePromptInversion] = {
     "paper": NegativePromptInversion(),
     "official": NegativePromptInversion(fixed_point=1),
-    "emoji64": NegativePromptInversion(steps=25, spacing="log_snr", guidance=3.0, fixed_point=1),
+    "emoji64": NegativePromptInversion(steps=16, guidance=3.0, fixed_point=2),
 }

@@ -341,5 +341,5 @@ class PivotalDDIM:
 PRESETS: dict[str, NullTextInversion] = {
     "paper": NullTextInversion(),
     "official": NullTextInversion(fixed_point=1),
-    "emoji64": NullTextInversion(steps=25, spacing="log_snr", guidance=3.0, learning_rate=0.1, fixed_point=1),
+    "emoji64": NullTextInversion(steps=16, guidance=3.0, learning_rate=0.1, fixed_point=2),
 }

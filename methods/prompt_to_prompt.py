@@ -290,10 +290,10 @@ PRESETS: dict[str, PromptToPrompt] = {
     "diffusers": PromptToPrompt(cross_replace_steps=0.4),
     "emoji64": PromptToPrompt(
         cross_replace_steps=0.4,
-        steps=25,
-        spacing="log_snr",
-        guidance=3.0,
+        steps=16,
+        spacing="compvis",
+        guidance=1.0,
         inversion="negative-prompt",
-        fixed_point=3,
+        fixed_point=2,
     ),
 }

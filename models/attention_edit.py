@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from steerdiff.errors import require
 
+from .kernels import reference
+from .kernels.reference import attention_maps, rows_of, with_rows
 from .site import Kind, Site
 
-__all__ = ["AttentionEdit", "attention_maps", "edited_attention", "fused_edit", "rows_of", "with_rows"]
+__all__ = ["AttentionEdit", "edited_attention", "fused_edit"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,6 +95,11 @@ class AttentionEdit:
             tokens is None or self.tokens in (None, tokens),
             f"the attention edit is for {self.tokens} tokens, and the text has {tokens}; make its tensors that long",
         )
+
+    @property
+    def rows(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The source rows and the target rows."""
+        return self.source, self.target
 
     def edited(self, source: Tensor, target: Tensor) -> Tensor:
         """Return the edited cross-attention maps [E, heads, N, L] from those of the source and the target rows."""
@@ -185,32 +190,5 @@ def fused_edit(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, edit: Atten
     ones get ``attention(q_source, k_source, A v) - attention(q_target, k_target, C v)`` on top. All rows that are not
     edited keep the bits of a plain call, and so does an edited row that equals its source, unless it is re-weighted.
     """
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    rows = (*edit.source, *edit.target)
-    seen = mask if mask is None or len(mask) == 1 else rows_of(mask, rows)
-    values = torch.cat(edit.values(rows_of(v, edit.target)))
-    both = functional.scaled_dot_product_attention(rows_of(q, rows), rows_of(k, rows), values, attn_mask=seen)
-    taken, left = both.chunk(2)
-    return with_rows(out, edit.target, rows_of(out, edit.target) + (taken - left))
-
-
-def attention_maps(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the probabilities [B, heads, N, L] of queries and keys, in float32 or wider."""
-    scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * q.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    maps: Tensor = scores.softmax(dim=-1)
-    return maps
-
-
-def rows_of(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some rows; unlike indexing by a list this sends no index to the device."""
-    return torch.stack([tensor[row] for row in rows])
-
-
-def with_rows(tensor: Tensor, rows: Sequence[int], new: Tensor) -> Tensor:
-    """Return ``tensor`` with ``new`` in the place of some rows."""
-    out = tensor.clone()  # keeps the order in memory, which fused attention chose
-    for row, part in zip(rows, new.unbind(), strict=True):
-        out[row] = part
-    return out
+    values = edit.values(rows_of(v, edit.target))
+    return reference.edited(q, k, v, mask, edit.rows, values)

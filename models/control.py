@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from steerdiff.errors import require
 
+from . import kernels
 from .attention_edit import AttentionEdit, fused_edit
+from .kernels.reference import rows_of
 from .site import Site
 from .taps import Taps
 
@@ -109,6 +111,8 @@ class Control:
             site: Which attention this is.
         """
         edit = self.edit if self.edit is not None and self.edit.touches(site, q.shape[2]) else None
+        if kernels.fused(q):
+            return self._attend_fused(q, k, v, mask, site, edit)
         out = None
         if edit is not None and site.kind == "self":
             q, k, edit = edit.injected(q), edit.injected(k), None
@@ -118,3 +122,29 @@ class Control:
         if self.taps is not None:
             self.taps.record(q, k, mask, site, edit)
         return out
+
+    def _attend_fused(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, site: Site, edit: AttentionEdit | None
+    ) -> Tensor | None:
+        """Do what `attend` does on the fused kernels, which also make the word maps of cross-attention.
+
+        The plain path stays with PyTorch even where its words are kept: looking changes no bit.
+        """
+        taps = self.taps
+        if edit is not None and site.kind == "self":
+            if taps is not None and taps.wants(site, q.shape[2]):
+                taps.record(edit.injected(q), edit.injected(k), mask, site, None)
+            return kernels.led_attention(q, k, v, mask, edit.rows)
+        words = None
+        if taps is not None and taps.wants(site, q.shape[2]):
+            taps.record(q, k, mask, site, edit)  # forms the maps, so that the words come of them
+        elif taps is not None and taps.wants_words(site, q.shape[2]):
+            words = taps.words(edit, q.device)
+        if edit is None and words is None:
+            return None
+        rows = ((), ()) if edit is None else edit.rows
+        values = None if edit is None else edit.values(rows_of(v, edit.target))
+        out, sums = kernels.edited_attention(q, k, v, mask, rows, values, words)
+        if taps is not None and words is not None:
+            taps.add(site, sums)
+        return None if edit is None else out

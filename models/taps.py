@@ -10,7 +10,8 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
-from .attention_edit import AttentionEdit, attention_maps, rows_of, with_rows
+from .attention_edit import AttentionEdit
+from .kernels.reference import attention_maps, rows_of, with_rows
 from .site import Kind, Site
 
 __all__ = ["Taps"]
@@ -123,8 +124,31 @@ class Taps:
         if words and self.weights is not None:
             self._add(site, maps)
 
+    def words(self, edit: AttentionEdit | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return what the source's and a row's own maps are summed with, each [B, K, L] in float32.
+
+        Args:
+            edit: What is done to the maps, or None.
+            device: Where the maps are.
+        """
+        weights = self.weights if self.weights is not None else torch.empty(0)
+        taken = left = weights.to(device, torch.float32)
+        if edit is None:
+            return taken, left
+        unread = torch.zeros_like(left[0])
+        own = torch.stack([left[row] if row < len(left) else unread for row in edit.target])
+        moved, removed = (part[:, 0].transpose(-1, -2) for part in edit.values(own.transpose(-1, -2)[:, None]))
+        kept = [index for index, row in enumerate(edit.target) if row < len(left)]
+        if not kept:
+            return taken, left
+        rows = [edit.target[index] for index in kept]
+        return with_rows(taken, rows, rows_of(moved, kept)), with_rows(left, rows, rows_of(own - removed, kept))
+
+    def add(self, site: Site, words: Tensor) -> None:
+        """Count the word maps [B, K, N] that a call had at ``site``."""
+        self.sums[site] = words if site not in self.sums else self.sums[site] + words
+
     def _add(self, site: Site, maps: Tensor) -> None:
         weights = self.weights.to(maps) if self.weights is not None else maps.new_empty(0)
         mean = maps[: len(weights)].detach().mean(dim=1)
-        words = (weights @ mean.transpose(-1, -2)).float()
-        self.sums[site] = words if site not in self.sums else self.sums[site] + words
+        self.add(site, (weights @ mean.transpose(-1, -2)).float())

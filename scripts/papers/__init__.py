@@ -9,6 +9,9 @@ from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
 from .diffusionclip import DIFFUSIONCLIP_PAPER
 from .ilvr import ILVR_PAPER
+from .negprompt import NEGPROMPT_PAPER
+from .nulltext import NULLTEXT_PAPER
+from .p2p import P2P_PAPER
 from .repaint import REPAINT_PAPER
 from .sdedit import SDEDIT_PAPER
 from .sdg import SDG_PAPER
@@ -30,5 +33,8 @@ PAPERS: dict[str, Paper] = {
         DIFFUSIONCLIP_PAPER,
         BLENDED_PAPER,
         ASYRP_PAPER,
+        P2P_PAPER,
+        NULLTEXT_PAPER,
+        NEGPROMPT_PAPER,
     )
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerdiff import UserError
 from steerdiff.guidance import Model
+from steerdiff.guidance.settings import Spacing
 from steerdiff.methods import DDIMInversion
 from steerdiff.methods.invert import FixedPointInversion
 from steerdiff.samplers import DDIM, DPMSolver2M, Level, Move, Noise, NoiseSchedule, Prediction
@@ -51,6 +52,20 @@ def test_fixed_point_iterations_make_the_round_trip_exact(steps: int, t0: float)
     explicit = error(DDIMInversion(steps=steps, t0=t0), gaussian(), in_double())
     implicit = error(DDIMInversion(steps=steps, t0=t0, fixed_point=25), gaussian(), in_double())
     assert implicit < 1e-5 < 1e-2 < explicit
+
+
+@pytest.mark.parametrize(("spacing", "clean"), [("compvis", False), ("diffusers-ddim", False), ("respaced", True)])
+def test_the_way_down_makes_every_move_of_the_way_up(spacing: Spacing, clean: bool) -> None:
+    """A path that ends with some noise has no move into the clean image, which alone may be left out."""
+    network = Recording(gaussian_eps(SCHEDULE, 0.3, 0.5))
+    model = formula_model(network, 8, SCHEDULE)
+    path, method = model.path(10, spacing), DDIMInversion(steps=10, spacing=spacing, fixed_point=25)
+    assert path.end.clean == clean
+    latent = method.invert(model, in_double())
+    network.rows.clear()
+    back = method.reconstruct(model, latent)
+    assert len(network.rows) == len(path.inverted()) == 10 - clean
+    assert float((back - in_double()).abs().max()) < 1e-5
 
 
 def test_acceleration_converges_where_plain_iteration_is_slow() -> None:
