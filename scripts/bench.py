@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import statistics
-import time
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,122 +13,122 @@ from typing import TYPE_CHECKING, Any
 from steerdiff.errors import require
 
 from .arguments import parse
-from .bench_cases import CASES, Contest, Thunk
+from .benchmarks import CASES, PLANNED, SIZES, Setting
 from .runtime import ModelFlags, environment
 from .suggestions import closest
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Bench", "main", "measure"]
+__all__ = ["Bench", "main"]
 
-_PEERS = ("diffusers", "transformers", "torch", "numpy")
+_PEERS = ("torch", "diffusers", "k-diffusion", "transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(ModelFlags):
     """Time the parts. Each round runs every entry once, so that a busy moment hits all of them alike."""
 
-    only: tuple[str, ...] = ()  #: groups of cases: attention, network, loop, sampling; none means all
+    #: groups of cases: attention, forward, backward, edits, loop, sampling, scaling; none means all
+    only: tuple[str, ...] = ()
+    networks: tuple[str, ...] = tuple(SIZES)  #: sizes of the UNets: small, adm-64, adm-256, sd-1.5
+    quick: bool = False  #: the small network alone, and small batches and grids
     rounds: int = 9  #: measurements of each entry
     seconds: float = 0.05  #: least time of one measurement; quick calls are repeated to fill it
     out: Path = Path("out/bench.json")  #: file for the results
+    keep: bool = False  #: keep what is in that file of cases that are not measured again
+    markdown: Path | None = None  #: file for the tables of all results in ``out``
+    plot: Path | None = None  #: PNG for the scaling curves in ``out``
 
 
 def main(arguments: Sequence[str], prog: str) -> int:
-    """Run the cases, print a line for each entry and write the JSON file."""
+    """Run the cases, print a line for each entry, and write the files."""
     flags = parse(Bench, arguments, prog=prog)
-    require(flags.rounds >= 1, f"rounds is {flags.rounds}; it must be at least 1")
-    for name in flags.only:
-        require(name in CASES, f"there is no case {name!r}; {closest(name, CASES)}")
+    _check(flags)
     import torch
 
-    from steerdiff.io import atomic_write, ensure_writable
+    from steerdiff.io import ensure_writable
 
-    ensure_writable(flags.out.parent)
+    from .benchmarks.report import summary
+    from .benchmarks.timing import measure
+
+    for path in (flags.out, flags.markdown, flags.plot):
+        if path is not None:
+            ensure_writable(path.parent)
     if flags.threads is not None:
         torch.set_num_threads(flags.threads)
-    device, dtype = torch.device(flags.place()), getattr(torch, flags.precision)
-    results = []
+    setting = _setting(flags)
+    facts = _environment(setting.device, flags.precision)
+    results = _kept(flags.out) if flags.keep else {}
     for name, make in CASES.items():
         if flags.only and name not in flags.only:
             continue
-        for contest in make(device, dtype):
-            result = measure(contest, flags.rounds, flags.seconds, device)
-            results.append(result)
-            print(_summary(result))
-    facts = {"environment": environment(str(device)), "versions": _versions(), "precision": flags.precision}
-    text = json.dumps({**facts, "results": results}, indent=2) + "\n"
-    atomic_write(flags.out, lambda file: file.write(text.encode()))
-    print(flags.out)
+        for contest in make(setting):
+            result = {**measure(contest, flags.rounds, flags.seconds, setting.device), "environment": facts}
+            results[facts["kind"], facts["precision"], contest.key] = result
+            print(summary(result), flush=True)
+            del contest  # its networks make room for those of the next
+            _write(flags, list(results.values()))
     return 0
 
 
-def measure(contest: Contest, rounds: int, seconds: float, device: torch.device) -> dict[str, Any]:
-    """Time the entries of a contest in turn.
+def _check(flags: Bench) -> None:
+    require(flags.rounds >= 1, f"rounds is {flags.rounds}; it must be at least 1")
+    for name in flags.only:
+        require(name in CASES, f"there is no case {name!r}; {closest(name, CASES)}")
+    for name in flags.networks:
+        require(name in SIZES, f"there is no network {name!r}; {closest(name, SIZES)}")
 
-    Returns:
-        JSON-able: for each entry the median time of a call in seconds, its spread (interquartile range over median),
-        the peak memory of the device in bytes (None on a CPU), and the ratio of its median to ours.
-    """
+
+def _setting(flags: Bench) -> Setting:
     import torch
 
-    repeats: dict[str, int] = {}
-    times: dict[str, list[float]] = {name: [] for name in contest.entries}
-    memory: dict[str, int | None] = dict.fromkeys(contest.entries)
-    with torch.inference_mode():
-        for name, call in contest.entries.items():
-            _time(call, 1, device)  # warms up
-            repeats[name] = max(1, round(seconds / max(_time(call, 1, device), 1e-7)))
-            memory[name] = _peak(call, device)
-        for _ in range(rounds):
-            for name, call in contest.entries.items():
-                times[name].append(_time(call, repeats[name], device))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    entries = {
-        name: {
-            "seconds": median[name],
-            "spread": _spread(times[name]),
-            "rate": contest.work / median[name],
-            "over_ours": median[name] / median["ours"],
-            "peak_bytes": memory[name],
-        }
-        for name in contest.entries
-    }
-    return {"name": contest.name, "unit": contest.unit, "rounds": rounds, "entries": entries, **contest.facts}
+    shared: dict[str, Any] = {"device": torch.device(flags.place()), "dtype": getattr(torch, flags.precision)}
+    if flags.quick:
+        return Setting(**shared, networks=("small",), batches=(1, 2, 4), sides=(16, 32))
+    return Setting(**shared, networks=flags.networks)
 
 
-def _time(call: Thunk, repeats: int, device: torch.device) -> float:
-    """Return the seconds of one call, averaged over ``repeats``."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - start) / repeats
+def _kept(path: Path) -> dict[tuple[str, str, str], Any]:
+    """Return the results in a file of an earlier run by device, precision and key; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    results = json.loads(path.read_text())["results"]
+    return {(one["environment"]["kind"], one["environment"]["precision"], one["key"]): one for one in results}
 
 
-def _peak(call: Thunk, device: torch.device) -> int | None:
-    import torch
+def _write(flags: Bench, results: list[dict[str, Any]]) -> None:
+    """Write all files; after each contest, so that a run that is killed leaves what it has measured."""
+    from steerdiff.io import atomic_write
 
-    if device.type != "cuda":
-        return None
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    from .benchmarks.report import markdown, plot
+
+    text = json.dumps({"results": results}, indent=2) + "\n"
+    atomic_write(flags.out, lambda file: file.write(text.encode()))
+    if flags.markdown is not None:
+        page = markdown(results, PLANNED)
+        atomic_write(flags.markdown, lambda file: file.write(page.encode()))
+    drawn = None if flags.plot is None else plot(results)
+    if flags.plot is not None and drawn is not None:
+        atomic_write(flags.plot, lambda file: file.write(drawn))
 
 
-def _spread(values: Sequence[float]) -> float:
-    if len(values) < 4:
-        return (max(values) - min(values)) / statistics.median(values)
-    low, _, high = statistics.quantiles(values, n=4)
-    return (high - low) / statistics.median(values)
+def _environment(device: torch.device, precision: str) -> dict[str, Any]:
+    facts = environment(str(device))
+    hardware = facts["device"] if device.type == "cuda" else _processor()
+    return {**facts, "kind": device.type, "hardware": hardware, "precision": precision, "versions": _versions()}
+
+
+def _processor() -> str:
+    """Return the CPU's name and number of cores, as well as the system tells them."""
+    import os
+
+    found = platform.processor() or platform.machine()
+    table = Path("/proc/cpuinfo")
+    if table.is_file():
+        names = [line.partition(":")[2].strip() for line in table.read_text().splitlines() if "model name" in line]
+        found = names[0] if names else found
+    return f"{found}, {os.cpu_count()} cores"
 
 
 def _versions() -> dict[str, str]:
@@ -140,13 +139,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _summary(result: dict[str, Any]) -> str:
-    lines = [result["name"]]
-    for name, entry in result["entries"].items():
-        lines.append(
-            f"  {name:<20} {entry['seconds'] * 1e3:10.3f} ms  spread {entry['spread']:4.0%}  "
-            f"{entry['rate']:10.1f} {result['unit']}s/s  {entry['over_ours']:5.2f} x ours"
-        )
-    return "\n".join(lines)

@@ -1,8 +1,7 @@
-"""The demo, the gallery it draws, the bench and the order of the assets."""
+"""The demo, the gallery it draws, and the order of the assets."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +15,8 @@ from PIL import Image
 from steerdiff.io import read_settings
 from steerdiff.methods import METHODS
 from steerdiff.models import read_header, read_safetensors, save_safetensors
-from steerdiff.scripts import assets, bench_cases, demo
+from steerdiff.scripts import assets, demo
 from steerdiff.scripts.assets import STEPS, Stage
-from steerdiff.scripts.bench import measure
-from steerdiff.scripts.bench_cases import Contest
 from steerdiff.scripts.demo_examples import EXAMPLES, PROMPTS
 from steerdiff.scripts.gallery import Cell, Row, Section, draw_gallery
 from steerdiff.train.benchmark import box_around
@@ -112,51 +109,6 @@ def test_a_gallery_enlarges_without_smoothing_and_keeps_words_outside_of_picture
     top, left = black.min(0).values.tolist()
     assert set(pixels[top : top + 47, left : left + 47].unique().tolist()) == {0}
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
-
-
-# the bench
-
-
-def test_the_bench_times_entries_and_their_ratio() -> None:
-    import time
-
-    def busy(seconds: float) -> Callable[[], None]:
-        def call() -> None:
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
-                pass
-
-        return call
-
-    contest = Contest(name="busy", entries={"ours": busy(0.002), "other": busy(0.008)}, work=2, unit="image")
-    result = measure(contest, rounds=5, seconds=0.004, device=torch.device("cpu"))
-    assert result["entries"]["ours"]["over_ours"] == 1
-    assert 2 < result["entries"]["other"]["over_ours"] < 8
-    assert result["entries"]["ours"]["rate"] == pytest.approx(2 / result["entries"]["ours"]["seconds"])
-
-
-def test_the_bench_writes_its_results_with_versions(
-    steerdiff: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def quick(device: torch.device, dtype: torch.dtype) -> list[Contest]:
-        return [Contest(name="nothing", entries={"ours": lambda: None})]
-
-    monkeypatch.setitem(bench_cases.CASES, "loop", quick)
-    done = steerdiff("bench", "--only", "loop", "--rounds", 3, "--out", tmp_path / "b.json", "--device", "cpu")
-    assert done.code == 0, done.err
-    facts = json.loads((tmp_path / "b.json").read_text())
-    assert facts["versions"]["torch"] and facts["results"][0]["name"] == "nothing"
-    wrong = steerdiff("bench", "--only", "lop", "--out", tmp_path / "b.json")
-    assert wrong.code == 2 and "did you mean loop" in wrong.err
-
-
-def test_the_loop_and_the_attention_can_be_benched() -> None:
-    for name in ("loop", "attention"):
-        contest = next(iter(bench_cases.CASES[name](torch.device("cpu"), torch.float32)))
-        with torch.inference_mode():
-            results = [call() for call in contest.entries.values()]
-        if name == "attention":
-            assert torch.allclose(results[0], results[1], atol=1e-5)
 
 
 # the assets

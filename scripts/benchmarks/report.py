@@ -1,0 +1,130 @@
+"""The tables and the plot of ``steerdiff bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from steerdiff.scripts.ablation.plots import figure_of, png_of
+
+from .contest import Ratio
+
+__all__ = ["markdown", "plot", "summary"]
+
+_GREY, _COLOURS = "0.5", ("tab:blue", "tab:orange")
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Return a contest's lines for the terminal."""
+    lines = [result["key"]]
+    for name, entry in result["entries"].items():
+        lines.append(
+            f"  {name:<24} {entry['seconds'] * 1e3:10.3f} ms  spread {entry['spread']:4.0%}  "
+            f"{entry['rate']:10.1f} {result['unit']}s/s  peak {entry['peak_bytes'] / 2**20:8.1f} MiB"
+        )
+    lines += [f"  {one['of']} / {one['to']}: {_cells(one)[0]} of the time" for one in result["ratios"]]
+    return "\n".join(lines)
+
+
+def markdown(results: Sequence[Mapping[str, Any]], planned: Mapping[str, Sequence[Ratio]]) -> str:
+    """Return the page: the ratios for each kind of device, then what each entry took.
+
+    Args:
+        results: What was measured, each with the environment it was measured in.
+        planned: All ratios of the tables by the key of their contest; those without a result stay empty.
+    """
+    parts = [
+        "# Measured speed\n\n"
+        "Made by `steerdiff bench --markdown`; `docs/performance.md` says how to read it. A ratio is the median of "
+        "all rounds, with its quartiles; below 1 the first entry is faster, or needs less memory. Bold misses its "
+        "goal. An empty cell was not measured.\n"
+    ]
+    for kind, title in (("cpu", "CPU"), ("cuda", "GPU")):
+        own = {result["key"]: result for result in results if result["environment"]["kind"] == kind}
+        parts.append(f"## {title}\n\n{_hardware(own.values())}\n\n{_ratios(own, planned)}\n")
+        if own:
+            parts.append(f"### What each took\n\n{_entries(own.values())}\n")
+    return "\n".join(parts)
+
+
+def plot(results: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """Return a PNG of rate and memory against batch and side of the state; None if no curve was measured."""
+    curves = [result for result in results if "curve" in result]
+    if not curves:
+        return None
+    figure = figure_of((9, 6))
+    panels = figure.subplots(2, 2, sharex="col")
+    for column, (along, label) in enumerate((("batch", "batch"), ("side", "height and width of the state, batch 1"))):
+        for name, colour in zip(("ours", "diffusers"), _COLOURS, strict=True):
+            points = sorted(
+                (one["at"], one["entries"][name]) for one in curves if one["curve"] == along and name in one["entries"]
+            )
+            if not points:
+                continue
+            at = [x for x, _ in points]
+            look: dict[str, Any] = {"color": colour, "marker": "o", "label": name}
+            panels[0, column].plot(at, [entry["rate"] for _, entry in points], **look)
+            panels[1, column].plot(at, [entry["peak_bytes"] / 2**20 for _, entry in points], **look)
+        panels[1, column].set_xlabel(label)
+    for panel in panels.flat:
+        if panel.has_data():
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+        panel.grid(color=_GREY, alpha=0.3)
+    panels[0, 0].set_ylabel("images a second")
+    panels[1, 0].set_ylabel("peak memory, MiB")
+    panels[0, 0].legend()
+    figure.suptitle(f"One call of the small UNet, {curves[0]['environment']['hardware']}")
+    return png_of(figure)
+
+
+def _hardware(results: Any) -> str:
+    seen = sorted({_place(result["environment"]) for result in results})
+    return "\n".join(f"Measured on {place}." for place in seen) or "Nothing has been measured on such a device yet."
+
+
+def _place(environment: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return f"{environment['hardware']}, {environment['threads']} CPU threads, {environment['precision']}; {versions}"
+
+
+def _ratios(own: Mapping[str, Mapping[str, Any]], planned: Mapping[str, Sequence[Ratio]]) -> str:
+    lines = ["| case | of | to | time | goal | memory | goal |", "|---|---|---|---|---|---|---|"]
+    for key, ratios in planned.items():
+        found = {(one["of"], one["to"]): one for one in own[key]["ratios"]} if key in own else {}
+        for ratio in ratios:
+            time, memory = _cells(found.get((ratio.of, ratio.to)))
+            goals = [_goal(goal) for goal in (ratio.time, ratio.memory)]
+            lines.append(f"| {key} | {ratio.of} | {ratio.to} | {time} | {goals[0]} | {memory} | {goals[1]} |")
+    return "\n".join(lines)
+
+
+def _cells(ratio: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return a ratio's time and memory; bold where it misses its goal, empty where it was not measured."""
+    if ratio is None:
+        return "", ""
+    time = f"{_bold(ratio['time'], ratio['time_goal'])} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    return time, "" if ratio["memory"] is None else _bold(ratio["memory"], ratio["memory_goal"])
+
+
+def _bold(value: float, goal: float | None) -> str:
+    return f"{value:.2f}" if goal is None or value <= goal else f"**{value:.2f}**"
+
+
+def _goal(goal: float | None) -> str:
+    return "" if goal is None else f"≤ {goal:g}"
+
+
+def _entries(results: Any) -> str:
+    lines = ["| case | entry | parameters | ms | spread | rate | peak, MiB |", "|---|---|---|---|---|---|---|"]
+    for result in results:
+        for name, entry in result["entries"].items():
+            parameters = result.get("parameters", {}).get(name.split(",")[0])
+            lines.append(
+                f"| {result['key']} | {name} | {'' if parameters is None else f'{parameters:,}'} | "
+                f"{entry['seconds'] * 1e3:.3f} | {entry['spread']:.0%} | {entry['rate']:.2f} {result['unit']}s/s | "
+                f"{entry['peak_bytes'] / 2**20:.1f} |"
+            )
+        for name, reason in result.get("missing", {}).items():
+            lines.append(f"| {result['key']} | {name} | | not measured: {reason} | | | |")
+    return "\n".join(lines)
