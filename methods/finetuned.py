@@ -21,7 +21,7 @@ from steerdiff.errors import UserError, require
 from steerdiff.guidance import Model
 from steerdiff.guidance.loading import locate
 from steerdiff.guidance.prompts import TextEncoder
-from steerdiff.io import ensure_writable
+from steerdiff.io import cache_folder, ensure_writable
 from steerdiff.models.checkpoint import read_header, read_safetensors, save_safetensors
 from steerdiff.models.clip import Clip
 from steerdiff.models.delta import Delta, apply_delta, check_base, load_delta, make_delta, save_delta
@@ -32,7 +32,6 @@ from steerdiff.train.finetune import FinetuneConfig, finetune
 from steerdiff.train.loop import LossFn
 
 __all__ = [
-    "cache_folder",
     "cache_key",
     "cached_delta",
     "cached_tensors",
@@ -49,12 +48,6 @@ T = TypeVar("T")
 
 _TEXT = "text."  # before the names of a text encoder's weights in a delta
 _WORDS = "text.words."  # before the words that a delta adds
-
-
-def cache_folder() -> Path:
-    """Return where tuned deltas and latents are kept: ``$STEERDIFF_CACHE``, else ``~/.cache/steerdiff``."""
-    given = os.environ.get("STEERDIFF_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "steerdiff"
 
 
 def cache_key(**parts: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from pathlib import Path
 __all__ = ["Usage", "compiled", "main", "parse"]
 
 KERNELS = Path(__file__).resolve().parents[1] / "models" / "kernels"
-ARCHITECTURES = ("80", "90")  # beside them the newest that nvcc knows, through its PTX
+BUILD = runpy.run_path(str(KERNELS / "build.py"))
+#: of an ahead-of-time build, such as 80; beside them the newest that nvcc knows, through its PTX
+ARCHITECTURES = tuple("".join(pair) for pair in re.findall(r"(\d+)\.(\d+)", BUILD["ARCHITECTURES"]))
 _ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers")
@@ -75,7 +78,7 @@ def compiled(nvcc: str, source: Path) -> subprocess.CompletedProcess[str]:
     targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
     if newest not in ARCHITECTURES:  # the PTX as it ships, and what the assembler makes of it
         targets.append(f"-gencode=arch=compute_{newest},code=[compute_{newest},sm_{newest}]")
-    flags = ["-O3", "-std=c++20", "-Xptxas=-v", "--threads=0", "-c"]
+    flags = [*BUILD["NVCC_FLAGS"], "-Xptxas=-v", "--threads=0", "-c"]
     with tempfile.TemporaryDirectory() as folder:
         command = [nvcc, *flags, *targets, str(source), "-o", str(Path(folder) / "kernels.o")]
         return subprocess.run(command, capture_output=True, text=True)

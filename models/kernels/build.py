@@ -1,6 +1,7 @@
 """Build and load the fused kernels: ahead of time by ``setup.py``, or on their first use, kept in the cache folder.
 
-``setup.py`` runs this file by its path, so it imports nothing of steerdiff.
+``setup.py`` and ``make cuda-check`` run this file by its path, so that it imports PyTorch and steerdiff where it uses
+them only.
 """
 
 from __future__ import annotations
@@ -127,11 +128,11 @@ def _cached() -> Path:
     """Return the folder of a build on first use: one for each tag and set of devices."""
     import torch
 
-    given = os.environ.get("STEERDIFF_CACHE")
-    root = Path(given).expanduser() if given else Path.home() / ".cache" / "steerdiff"
+    from steerdiff.io import cache_folder
+
     devices = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
     named = os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join(f"{major}.{minor}" for major, minor in sorted(devices))
-    return root / "kernels" / "-".join([tag(), *named.replace("+", "").replace(" ", ";").split(";")])
+    return cache_folder() / "kernels" / "-".join([tag(), *named.replace("+", "").replace(" ", ";").split(";")])
 
 
 def _path() -> str:

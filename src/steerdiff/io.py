@@ -26,6 +26,7 @@ from steerdiff.errors import UserError, require
 __all__ = [
     "ImageSource",
     "atomic_write",
+    "cache_folder",
     "clear_os_errors",
     "embed_image",
     "ensure_writable",
@@ -207,6 +208,12 @@ def unembed_image(text: str) -> Image.Image:
     except (ValueError, OSError) as error:
         raise UserError(f"the picture stored in the settings is damaged ({error})") from error
     return picture
+
+
+def cache_folder() -> Path:
+    """Return where what was computed or built is kept: ``$STEERDIFF_CACHE``, else ``~/.cache/steerdiff``."""
+    given = os.environ.get("STEERDIFF_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "steerdiff"
 
 
 def ensure_writable(folder: str | os.PathLike[str], need: int = _MEBIBYTE) -> Path:

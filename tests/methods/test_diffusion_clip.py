@@ -14,11 +14,11 @@ from torch import Tensor
 
 from steerdiff import UserError
 from steerdiff.guidance import Model
-from steerdiff.io import save_image
+from steerdiff.io import cache_folder, save_image
 from steerdiff.methods import DiffusionCLIP
 from steerdiff.methods.diffusion_clip_tuning import EfficientTuning, QuickTuning
 from steerdiff.methods.edit_tuning import EditLoss, LatentPairs
-from steerdiff.methods.finetuned import cache_folder, copy_of, digest, identity, with_delta
+from steerdiff.methods.finetuned import copy_of, digest, identity, with_delta
 from steerdiff.models.delta import Delta, load_delta, make_delta, save_delta
 from steerdiff.samplers import CLEAN, DDIM, Level, Noise, NoiseSchedule, Path, integrate
 from steerdiff.train.losses import Batch

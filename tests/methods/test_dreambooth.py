@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from steerdiff import UserError
 from steerdiff.guidance import Model
 from steerdiff.guidance.loading import load_model
-from steerdiff.io import save_image
+from steerdiff.io import cache_folder, save_image
 from steerdiff.methods.dreambooth import DreamBooth
 from steerdiff.methods.dreambooth_tuning import PriorPreservation, class_captions, class_pictures, told
-from steerdiff.methods.finetuned import cache_folder, digest, with_delta
+from steerdiff.methods.finetuned import digest, with_delta
 from steerdiff.methods.image_tuning import DenoisingLoss, TunedImages, rows_of
 from steerdiff.models.clip_text import ClipText
 from steerdiff.models.delta import Delta, load_delta, save_delta

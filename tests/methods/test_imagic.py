@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from steerdiff import UserError
 from steerdiff.guidance import Condition, Model
 from steerdiff.guidance.loading import load_model
-from steerdiff.methods.finetuned import cache_folder, digest, with_delta
+from steerdiff.io import cache_folder
+from steerdiff.methods.finetuned import digest, with_delta
 from steerdiff.methods.image_tuning import DenoisingLoss
 from steerdiff.methods.imagic import Imagic
 from steerdiff.models.delta import Delta, load_delta, save_delta

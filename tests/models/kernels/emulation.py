@@ -1,4 +1,4 @@
-"""The attention kernels compiled by g++ and called through ctypes, with torch's tensors."""
+"""The attention kernels compiled by g++ and called through ctypes, with torch's tensors; what compiles all kernels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: why tests of the emulation are skipped, if they are
+NO_COMPILER = None if shutil.which("g++") else "there is no g++ to compile the kernels' emulation"
 KERNELS = Path(__file__).parents[3] / "models" / "kernels"
 DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
 ROWS = 64
@@ -37,14 +39,11 @@ class AttentionArgs(ctypes.Structure):
     ]
 
 
-def compiled(folder: Path) -> ctypes.CDLL:
-    """The emulation's library, made in `folder`; FileNotFoundError without g++."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise FileNotFoundError("there is no g++ to compile the kernels' emulation with")
-    library = folder / "attention.so"
-    flags = ["-std=c++17", "-O0", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    subprocess.run([compiler, *flags, str(KERNELS / "host_attention.cpp"), "-o", str(library)], check=True)
+def compiled(folder: Path, source: str, level: str) -> ctypes.CDLL:
+    """The library of an emulation, ``source`` in the kernels' folder, made in ``folder`` at an optimisation level."""
+    library = folder / f"{source}.so"
+    flags = ["-std=c++17", level, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    subprocess.run(["g++", *flags, str(KERNELS / source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-KERNELS = Path(__file__).resolve().parents[3] / "models" / "kernels"
-DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}
-NO_COMPILER = None if shutil.which("g++") else "there is no g++ to compile the kernels' emulation"
+from . import emulation
+from .emulation import DTYPES
 
 POINTERS = "x y dy dx weight bias scale shift"
 ALL_GRADIENTS = ("dx", "d_weight", "d_bias", "d_scale", "d_shift")
@@ -40,11 +37,7 @@ class Args(ctypes.Structure):
 
 def compiled(folder: Path) -> ctypes.CDLL:
     """Compile the kernels into ``folder`` and load them."""
-    library = folder / "norm.so"
-    source = str(KERNELS / "host_norm.cpp")
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(["g++", *flags, source, "-o", str(library)], check=True)
-    kernels = ctypes.CDLL(str(library))
+    kernels = emulation.compiled(folder, "host_norm.cpp", "-O1")
     kernels.norm_work_floats.restype = ctypes.c_int64
     assert kernels.norm_args_size() == ctypes.sizeof(Args)
     return kernels

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from . import norm_host
+from .emulation import NO_COMPILER
 from .norm_host import Case, backward, forward
 
-if norm_host.NO_COMPILER:
-    pytest.skip(norm_host.NO_COMPILER, allow_module_level=True)
+if NO_COMPILER:
+    pytest.skip(NO_COMPILER, allow_module_level=True)
 
 
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}  # the last two: one rounding
