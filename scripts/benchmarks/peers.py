@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from steerdiff.models.attention_edit import rows_of, with_rows
 from steerdiff.models.control import Control, Site
+from steerdiff.models.kernels.reference import rows_of, with_rows
 
 __all__ = ["StoreAllMaps", "WrittenOut", "written_out_maps"]
 

@@ -35,6 +35,8 @@ FAST = {
     "invert": ("--steps", "4"),
     "diffedit": ("--steps", "4"),
     "p2p": ("--preset", "emoji64", "--steps", "4", "--target", "a green cat"),
+    "nulltext": ("--steps", "4", "--inner-steps", "2"),
+    "negprompt": ("--steps", "4"),
     "classifier": ("--steps", "4"),
     "sdg": ("--steps", "4", "--noisy-clip", "emoji64-clip"),  # a clean CLIP sees images of any size
     "blended": ("--steps", "4", "--skip-timesteps", "1", "--views", "2"),
