@@ -20,8 +20,9 @@ _TUNED = replace(
     network_steps=80,
     network_rate=8e-4,
     batch_size=2,
+    steps=12,
 )
-_CASES = 32
+_CASES = 64
 
 IMAGIC_PAPER = Paper(
     name="imagic",

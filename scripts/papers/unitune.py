@@ -13,8 +13,8 @@ from .unitune_recipes import UNITUNE_RECIPES
 __all__ = ["UNITUNE_PAPER"]
 
 #: The preset with less than half of its updates' work, for each case is tuned alone.
-_TUNED = replace(PRESETS["emoji64"], tune_steps=80, learning_rate=8e-4, batch_size=2)
-_CASES = 32
+_TUNED = replace(PRESETS["emoji64"], tune_steps=80, learning_rate=8e-4, batch_size=2, steps=12)
+_CASES = 64
 
 UNITUNE_PAPER = Paper(
     name="unitune",
