@@ -140,10 +140,20 @@ def test_a_latent_model_is_tuned_and_edited_in_latents(tmp_path: Path) -> None:
     assert [weights_of(part) for part in (model.network, model.text, model.autoencoder)] == before
 
 
+def test_a_file_of_another_word_is_refused(tmp_path: Path) -> None:
+    model = tiny_text_model()
+    path = save_delta(tmp_path / "dog.safetensors", settings(token="dog").finetune(model, IMAGE, folder=tmp_path / "f"))
+    assert settings(token="dog", delta=path)(model, IMAGE, prompt="a cat").shape == IMAGE.shape
+    with pytest.raises(UserError, match="tuned to the word 'dog', and token is 'red'; give token 'dog'"):
+        settings(token="red", delta=path)(model, IMAGE, prompt="a cat")
+
+
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     model = tiny_text_model()
     with pytest.raises(UserError, match="2 images were given; UniTune is tuned to one at a time"):
         SMALL.finetune(model, pictures(2, 8), folder=tmp_path)
+    with pytest.raises(UserError, match="tune_steps is 0, which tunes nothing"):
+        settings(tune_steps=0).finetune(model, IMAGE, folder=tmp_path)
     with pytest.raises(UserError, match="the prompt is a condition, and UniTune puts a word before it; give texts"):
         SMALL(model, IMAGE, prompt=model.condition("a cat"))
     with pytest.raises(UserError, match="the new word is 'rare word'; give one word without spaces"):
