@@ -19,7 +19,7 @@ from steerdiff.models.delta import Delta, make_delta
 from steerdiff.samplers import DDIM, ClipPolicy, Noise, Seeds, Solver, integrate
 from steerdiff.train.finetune import FinetuneConfig
 
-from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, with_delta
+from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, unstated, with_delta
 from .image_tuning import DenoisingLoss, TunedImages, alike, gather, own_delta, rows_of, separate, told_key
 
 __all__ = ["PRESETS", "Imagic"]
@@ -218,7 +218,7 @@ class Imagic:
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, image, prompt=told, folder=folder, resume=True, progress=progress)
 
-        return cached_delta(_METHOD, identity(model), self._settings(told, model.encode(image)), tune)
+        return cached_delta(_METHOD, model, self._settings(told, model.encode(image)), tune)
 
     def _change(self, stages: _Stages, moved: _Moved) -> Tensor:
         """Return ``e_opt - e_tgt`` (stage 1), from the cache if it is there."""
@@ -228,7 +228,7 @@ class Imagic:
             return {_CHANGE: moved.change.detach()}
 
         known = {name: stages.about[name] for name in ("base", "image", "told", "revision", *_EMBEDDING)}
-        found = cached_tensors("embeddings", tune, precision=stages.precision, **known)
+        found = cached_tensors("embeddings", tune, precision=stages.precision, **known, **unstated(stages.model))
         return found[_CHANGE].to(moved.change.device)
 
     def _descend(

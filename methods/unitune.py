@@ -212,7 +212,7 @@ class UniTune:
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, image, folder=folder, told=condition, resume=True, progress=progress)
 
-        return cached_delta(_METHOD, identity(model), self._settings(told, model.encode(image)), tune)
+        return cached_delta(_METHOD, model, self._settings(told, model.encode(image)), tune)
 
     def _reader(self, model: Model) -> Model:
         """Return the model with a text encoder that can read the rare word."""

@@ -12,9 +12,9 @@ from torch import nn
 
 from steerdiff import UserError
 from steerdiff.guidance import Model
-from steerdiff.guidance.loading import load_model
+from steerdiff.guidance.loading import load, load_model
 from steerdiff.methods import SDEdit
-from steerdiff.methods.finetuned import digest, with_delta
+from steerdiff.methods.finetuned import digest, unstated, with_delta
 from steerdiff.methods.image_tuning import DenoisingLoss
 from steerdiff.methods.unitune import UniTune
 from steerdiff.models.delta import load_delta, save_delta
@@ -109,6 +109,16 @@ def test_equal_images_are_tuned_once_whatever_they_are_told(own_cache: Path) -> 
         torch.testing.assert_close(together[k : k + 1], alone, rtol=0, atol=2e-5)  # float32 sums in another order
     settings(guidance=9.0, t0=0.5, keep=0.1)(model, IMAGE, prompt="a red dog")
     assert len(list((own_cache / "deltas").glob("*.safetensors"))) == 2
+
+
+def test_the_same_weights_taken_for_another_kind_of_network_are_tuned_anew(own_cache: Path) -> None:
+    model = tiny_text_model()
+    other = dataclasses.replace(model, parameterization="v" if model.parameterization == "eps" else "eps")
+    for one in (model, other, model):
+        settings(tune_steps=1)(one, IMAGE, prompt="a cat")
+    assert len(list((own_cache / "deltas").glob("*.safetensors"))) == 2
+    shipped = load("emoji64")  # whose file says what it is
+    assert unstated(shipped) == {} != unstated(dataclasses.replace(shipped, parameterization="eps"))
 
 
 def test_pixels_come_back_where_the_edit_changed_little() -> None:
