@@ -103,11 +103,15 @@ class AttentionEdit:
         if len(rows) in (0, len(self.target)):
             return self if rows else None
         if rows not in self._parts:
-            given = {name: getattr(self, name) for name in ("mapper", "blend", "equalizer", "gate")}
+            given = (self.mapper, self.blend, self.equalizer, self.gate)
+            parts = [part if part is None or len(part) == 1 else rows_of(part, rows) for part in given]
             self._parts[rows] = AttentionEdit(
                 source=tuple(self.source[row] for row in rows),
                 target=tuple(self.target[row] for row in rows),
-                **{name: t if t is None or len(t) == 1 else rows_of(t, rows) for name, t in given.items()},
+                mapper=parts[0],
+                blend=parts[1],
+                equalizer=parts[2],
+                gate=parts[3],
             )
         return self._parts[rows]
 
