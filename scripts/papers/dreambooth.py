@@ -7,6 +7,7 @@ from dataclasses import replace
 from steerdiff.methods import DreamBooth
 from steerdiff.methods.dreambooth import PRESETS
 
+from .dreambooth_recipes import DREAMBOOTH_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["DREAMBOOTH_PAPER"]
@@ -105,4 +106,5 @@ DREAMBOOTH_PAPER = Paper(
         ),
     ),
     ablations=("dreambooth-prior", "dreambooth-class"),
+    recipes=DREAMBOOTH_RECIPES,
 )
