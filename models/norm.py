@@ -35,8 +35,8 @@ def norm_act(
 ) -> Tensor:
     """Return ``act(norm(x) * (1 + scale) + shift)``, in the dtype of ``x``.
 
-    Where the fused kernels run, a group norm and SiLU are one pass over ``x`` (`kernels.norm_silu`). Elsewhere, and
-    where one of the two modules has hooks, which see what that module alone does, they run one after the other.
+    Where the fused kernels run, a group norm and SiLU are one operator (`kernels.norm_silu`). Elsewhere, and where one
+    of the two modules has hooks, which see what that module alone does, they run one after the other.
 
     Args:
         x: [B, C, ...].
