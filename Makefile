@@ -10,7 +10,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 endif
 RUN = $(PY) -m steerdiff
-# The tests are many and small: two processes of one thread each beat one process of two threads.
+# The tests are many and small: two processes of one thread each beat one process of two threads. Each takes a half in
+# order, so that what a module shares is made once, and the one that is done first helps with the rest.
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest
 JOBS ?= 2
 
@@ -34,7 +35,7 @@ $(VENV)/.installed: setup.py pyproject.toml
 	@touch $@
 
 test: $(READY)  ## run all tests
-	$(PYTEST) -q -n $(JOBS)
+	$(PYTEST) -q -n $(JOBS) --dist worksteal
 
 test-weights: $(READY)  ## checks of the published weights in the folder STEERDIFF_WEIGHTS; says which are absent
 	@test -d "$(STEERDIFF_WEIGHTS)" || { \

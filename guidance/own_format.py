@@ -51,6 +51,8 @@ def _bundle(file: WeightFile, header: Mapping[str, Any], place: Place) -> Model:
     missing = [name for name in names if name not in header]
     require(not missing, f"{where} lacks {', '.join(missing)}; fetch or save the file again")
     unet: UNetConfig = config_from_dict(UNetConfig, header["unet"], where)
+    null, last = header.get("null_class"), None if unet.num_classes is None else unet.num_classes - 1
+    require(null in (None, last), f"{where} has the null class {null!r}; it must be the network's last, {last}")
     with torch.device("meta"):
         network: nn.Module = (
             TextToImage(unet, config_from_dict(TextConfig, header["text"], where)) if has_text else UNet(unet)
@@ -65,7 +67,8 @@ def _bundle(file: WeightFile, header: Mapping[str, Any], place: Place) -> Model:
         learns_variance=header.get("learns_variance", unet.out_channels == 2 * unet.in_channels),
         image_size=header["image_size"],
         channels=unet.in_channels,
-        num_classes=unet.num_classes,
+        num_classes=unet.num_classes if null is None else null,
+        null_class=null,
         time_scale=header.get("time_scale", 1.0),
         name=header.get("name", file.path.stem),
         files=(file.path,),

@@ -200,7 +200,7 @@ class Asyrp:
         def tune(folder: FilePath) -> Delta:
             return tuned.finetune(model, folder=folder, resume=True, progress=progress is not None)
 
-        return (cached_delta(_METHOD, identity_of(model), tuned._settings(clip, images), tune),)
+        return (cached_delta(_METHOD, model, tuned._settings(clip, images), tune),)
 
     def settled(self, deltas: Sequence[Delta]) -> Asyrp:
         """Return these settings with what is left open taken from the deltas.

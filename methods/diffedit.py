@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -155,7 +156,10 @@ class DiffEdit:
     def _free(self, model: Model, x: Tensor, mask: Tensor | None, texts: TextPair, noise: Noise) -> Tensor:
         """The given mask or the one found, on the grid of the state."""
         if mask is not None:
-            return fitted_mask(model, mask, x.shape[0])
+            fitted = fitted_mask(model, mask, x.shape[0])
+            if not fitted.any():
+                warnings.warn("the mask is empty, so that nothing may change; make it 1 where it may", stacklevel=3)
+            return fitted
         require(
             bool(texts.differ.any()),
             "the texts before and after say the same, so that the mask is empty; give another target, or a mask",

@@ -198,7 +198,7 @@ class DiffusionCLIP:
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, folder=folder, resume=True, progress=progress is not None)
 
-        return (cached_delta(_METHOD, identity_of(model), settings, tune),)
+        return (cached_delta(_METHOD, model, settings, tune),)
 
     def settled(self, deltas: tuple[Delta, ...]) -> DiffusionCLIP:
         """Return these settings with what they leave open as the first delta was tuned, or as published."""

@@ -231,7 +231,7 @@ class DreamBooth:
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, own, prompt=one, folder=folder, resume=True, progress=progress is not None)
 
-        return cached_delta(_METHOD, identity(model), self._settings(self._pictures(model, own, one)), tune)
+        return cached_delta(_METHOD, model, self._settings(self._pictures(model, own, one)), tune)
 
     def _called(self, subject: int) -> str:
         """Return "a [V] [class]"."""

@@ -17,12 +17,12 @@ from steerdiff.guidance.classifier_free import Condition
 from steerdiff.guidance.prompts import Prompt, TextEncoder
 from steerdiff.models.delta import Delta
 from steerdiff.models.lora import LowRank, with_factors
-from steerdiff.train.data import ImageFolder
 from steerdiff.train.losses import Batch
 from steerdiff.train.templates import reads_scenes, source_captions
 
 from .finetuned import cached_tensors, copy_of, identity, model_delta
 from .image_tuning import DenoisingLoss, TunedImages, rows_of
+from .inputs import folder_images
 
 __all__ = [
     "Pictures",
@@ -77,19 +77,15 @@ def folder_pictures(model: Model, folders: Mapping[FilePath, str | None]) -> Pic
     Raises:
         UserError: No folder, no pictures, a text that is missing, or a model whose images are not square.
     """
-    height, width = model.size
-    require(height == width, f"{model.name} draws {height} x {width}; pictures of a folder are cut square")
     images, captions = [], list[str]()
     for folder, caption in folders.items():
-        labels = "caption" if caption is None else "none"
-        found = ImageFolder(folder, image_size=height, labels=labels, flip=False)
-        n = len(found)
+        some, texts = folder_images(model, folder, captioned=caption is None)
+        n = len(some)
         if n < _FEW:
             warnings.warn(f"{folder} holds {n} pictures; 3 to 5 show what belongs to the subject", stacklevel=2)
-        some, texts = found.batch(range(n))
         images.append(some)
         captions += cast("list[str]", texts) if caption is None else [caption] * n
-    return Pictures(images=torch.cat(images).to(model.device), captions=tuple(captions))
+    return Pictures(images=torch.cat(images), captions=tuple(captions))
 
 
 def noun_behind(identifier: str, captions: Sequence[str]) -> str:

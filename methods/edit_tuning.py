@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steerdiff.errors import require
 from steerdiff.guidance import Model
 from steerdiff.guidance.augment import ExtendingAugmentations
 from steerdiff.guidance.directional import directional_cosine, directional_loss
@@ -18,11 +17,12 @@ from steerdiff.guidance.prompts import TextEncoder
 from steerdiff.models.clip import Clip
 from steerdiff.models.delta import Delta
 from steerdiff.samplers import DDIM, ClipPolicy, Denoiser, Noise, Path, integrate
-from steerdiff.train.data import ImageFolder, Labels
+from steerdiff.train.data import Labels
 from steerdiff.train.randomness import SampleRandom, mix
 from steerdiff.train.templates import reads_scenes, source_captions, templates_for
 
 from .finetuned import cached_tensors, digest, given_delta, identity
+from .inputs import folder_images
 
 __all__ = [
     "EditLoss",
@@ -116,7 +116,7 @@ def training_images(edit: TextEdit, model: Model) -> tuple[Tensor, list[str] | N
         UserError: There is no such folder, or what is in it does not fit.
     """
     if edit.images is not None:
-        return _folder_images(model, edit.images, edit.n_images, bool(edit.uses_prompt))
+        return folder_images(model, edit.images, captioned=bool(edit.uses_prompt), n=edit.n_images)
     return _drawn_images(model, edit.source_text, edit.n_images, edit.image_steps, edit.tune_seed)
 
 
@@ -177,19 +177,6 @@ def _drawn_images(model: Model, source: str, n: int, steps: int, seed: int) -> t
 def _captions(text: TextEncoder, source: str, n: int, seed: int) -> list[str]:
     """Return captions of scenes for a text encoder that has read such, else the source text itself."""
     return source_captions(source, n, seed) if reads_scenes(text) else [source] * n
-
-
-def _folder_images(model: Model, folder: FilePath, n: int, captioned: bool) -> tuple[Tensor, list[str] | None]:
-    """Return the first ``n`` images of a folder, or all if there are fewer, and their captions if they are asked for.
-
-    Raises:
-        UserError: No folder, no images, a missing caption, or a model whose images are not square.
-    """
-    height, width = model.size
-    require(height == width, f"{model.name} draws {height} x {width}; training images of a folder are cut square")
-    found = ImageFolder(folder, image_size=height, labels="caption" if captioned else "none", flip=False)
-    images, labels = found.batch(range(min(n, len(found))))
-    return images.to(model.device), labels if isinstance(labels, list) else None
 
 
 def _inverted(model: Model, images: Tensor, captions: Sequence[str] | None, up: Path, clip: ClipPolicy) -> Tensor:

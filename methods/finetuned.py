@@ -41,6 +41,7 @@ __all__ = [
     "given_delta",
     "identity",
     "model_delta",
+    "unstated",
     "with_delta",
 ]
 
@@ -80,7 +81,23 @@ def identity(model: Model | Clip) -> str:
     return digest(*network.state_dict().values()) if known is None else known
 
 
-def cached_delta(method: str, base: str, settings: Mapping[str, Any], tune: Callable[[Path], Delta]) -> Delta:
+def unstated(model: Model) -> dict[str, str]:
+    """Return what tells a model from others of the same files, JSON-able; nothing where the files' header says it all.
+
+    Published weights do not say whether they predict noise or v, or at which levels: that is told when they are loaded,
+    and what was computed by a wrong guess must not be found again after a right one.
+    """
+    try:
+        header = read_header(model.files[0]) if len(model.files) == 1 else {}
+    except UserError:
+        header = {}
+    if header.get("parameterization") == model.parameterization:
+        return {}
+    levels = hashlib.sha256(model.schedule.alpha_bars.tobytes()).hexdigest()
+    return {"network": cache_key(levels=levels, predicts=model.parameterization, time_scale=model.time_scale)}
+
+
+def cached_delta(method: str, model: Model, settings: Mapping[str, Any], tune: Callable[[Path], Delta]) -> Delta:
     """Return the delta that was tuned with these settings before, or tune now and keep it.
 
     Processes that ask for the same delta at once wait for the one that tunes. A tuning that was stopped is gone on
@@ -88,11 +105,12 @@ def cached_delta(method: str, base: str, settings: Mapping[str, Any], tune: Call
 
     Args:
         method: Command name of the method.
-        base: Identity of the model.
-        settings: All that decides the result, JSON-able.
+        model: What is tuned.
+        settings: All else that decides the result, JSON-able.
         tune: Tunes in a folder, in which it finds what an earlier try left, and returns the delta.
     """
-    name = f"{method}-{cache_key(method=method, base=base, settings=settings)}"
+    base = identity(model)
+    name = f"{method}-{cache_key(method=method, base=base, settings={**settings, **unstated(model)})}"
     folder = ensure_writable(cache_folder() / "deltas")
     path = folder / f"{name}.safetensors"
     with _alone(path):

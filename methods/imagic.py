@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -18,7 +19,7 @@ from steerdiff.models.delta import Delta, make_delta
 from steerdiff.samplers import DDIM, ClipPolicy, Noise, Seeds, Solver, integrate
 from steerdiff.train.finetune import FinetuneConfig
 
-from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, with_delta
+from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, unstated, with_delta
 from .image_tuning import DenoisingLoss, TunedImages, alike, gather, own_delta, rows_of, separate, told_key
 
 __all__ = ["PRESETS", "Imagic"]
@@ -105,15 +106,16 @@ class Imagic:
         targets = model.condition(prompt).expand(len(x))
         cond, uncond = model.branches(targets, negative)
         against = None if uncond is cond else uncond.expand(len(x))
-        self._check(model, targets)
+        self._check(model, targets, "" if prompt is None and given is None else prompt)
         told = separate(prompt, len(x))
-        groups, parts = alike(x, told), []
+        tunes = given is not None or self.embedding_steps + self.network_steps > 0
+        groups, parts = alike(x, told) if tunes else [list(range(len(x)))], []
         for places in groups:
             first = slice(places[0], places[0] + 1)
             delta = given or self._delta(model, image[first], told[places[0]], progress is not None)
             tuned = model if delta is None else with_delta(model, delta)
             unlike = "" if against is None else rows_of(against, torch.tensor(places))
-            condition = self.interpolated(targets[first], delta)
+            condition = self.interpolated(rows_of(targets, torch.tensor(places)), delta)
             denoise = tuned.denoiser(condition, negative=unlike, scale=self.guidance, clip=self.clip)
             own = Noise([noise.seeds[k] for k in places], like=x[places])
             parts.append(integrate(denoise, self.solver, path, own(), noise=own, progress=progress))
@@ -178,7 +180,7 @@ class Imagic:
         x = model.encode(image)
         require(len(x) == 1, f"{len(x)} images were given; Imagic is tuned to one at a time")
         target = model.condition(prompt).expand(1)
-        self._check(model, target)
+        self._check(model, target, "" if prompt is None else prompt)
         require(self.embedding_steps + self.network_steps > 0, "both stages have 0 steps; give one of them some")
         settings = self._settings(separate(prompt, 1)[0], x)
         stages = _Stages(
@@ -201,10 +203,12 @@ class Imagic:
         after = {**network.state_dict(), **({_CHANGE: moved.change} if self.embedding_steps else {})}
         return make_delta(before.state_dict(), after, base=identity(model), method=_METHOD, settings=settings)
 
-    def _check(self, model: Model, target: Condition) -> None:
-        """Raise UserError for a model that has no embedding to tune."""
+    def _check(self, model: Model, target: Condition, prompt: Prompt) -> None:
+        """Raise UserError for a model that has no embedding to tune, and warn where no text says what to edit."""
         has = target.context is not None or not self.embedding_steps
         require(has, f"{model.name} has no text whose embedding could be tuned; use embedding_steps 0")
+        if model.text is not None and isinstance(prompt, str) and not prompt.strip():
+            warnings.warn("no text says what the result shows, so that nothing is edited; give a prompt", stacklevel=3)
 
     def _delta(self, model: Model, image: Tensor, told: str | Condition | None, progress: bool) -> Delta | None:
         """Return what tuning to one image changes, from the cache if it is there; None if nothing is tuned."""
@@ -214,7 +218,7 @@ class Imagic:
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, image, prompt=told, folder=folder, resume=True, progress=progress)
 
-        return cached_delta(_METHOD, identity(model), self._settings(told, model.encode(image)), tune)
+        return cached_delta(_METHOD, model, self._settings(told, model.encode(image)), tune)
 
     def _change(self, stages: _Stages, moved: _Moved) -> Tensor:
         """Return ``e_opt - e_tgt`` (stage 1), from the cache if it is there."""
@@ -224,7 +228,7 @@ class Imagic:
             return {_CHANGE: moved.change.detach()}
 
         known = {name: stages.about[name] for name in ("base", "image", "told", "revision", *_EMBEDDING)}
-        found = cached_tensors("embeddings", tune, precision=stages.precision, **known)
+        found = cached_tensors("embeddings", tune, precision=stages.precision, **known, **unstated(stages.model))
         return found[_CHANGE].to(moved.change.device)
 
     def _descend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -74,7 +75,7 @@ class PromptToPrompt:
         """Check the numbers and names."""
         whole = isinstance(self.steps, int) and self.steps >= 1
         require(whole, f"steps is {self.steps!r}; give a number of moves, at least 1")
-        require(self.guidance != 0, "guidance is 0, which draws without the prompts whose attention is edited")
+        require(self.guidance != 0, "guidance is 0, which draws without the edited prompts; give another, 1 for none")
         known = get_args(Inversion)
         require(self.inversion in known, f"inversion is {self.inversion!r}; known are {', '.join(known)}")
         require(
@@ -86,6 +87,11 @@ class PromptToPrompt:
         require(start is None or 0 <= start <= 1, f"blend_start is {start}; give a part of the steps in [0, 1]")
         blends = bool(self.blend_words) or not self.subtract_words
         require(blends, "subtract_words takes places out of those of blend_words; give blend_words too")
+        for name in ("inner_steps", "fixed_point"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
+        for name in ("cross_replace_steps", "self_replace_steps"):
+            _check_window(getattr(self, name), name)
         self._pairing(0)
 
     @torch.no_grad()
@@ -107,7 +113,8 @@ class PromptToPrompt:
             image: A real picture to edit, [B, 3, H, W] in [-1, 1]; None edits what ``prompt`` draws.
             prompt: What the image shows, one text or one for each image.
             target: What the result should show; None is ``prompt``, for an edit by ``reweight`` alone.
-            negative: What takes the place of the empty prompt; with "null-text" and "negative-prompt" that is taken.
+            negative: What takes the place of the empty prompt. Null-text inversion tunes it from there, and
+                negative-prompt inversion takes none.
             seed: One integer (image i uses ``seed + i``) or one for each image; real images do not depend on it.
             progress: Label of a progress bar; None shows none.
 
@@ -115,7 +122,7 @@ class PromptToPrompt:
             Images [B, 3, H, W], about in [-1, 1].
 
         Raises:
-            UserError: Words that are in no prompt or cannot be paired, or what the model cannot take.
+            UserError: No prompt, words that are in none or cannot be paired, or what the model cannot take.
         """
         return self.pair(model, image, prompt=prompt, target=target, negative=negative, seed=seed, progress=progress)[1]
 
@@ -137,7 +144,7 @@ class PromptToPrompt:
             image is None or self.solver == DDIM(),
             f"solver is {self.solver}; a real image is inverted and edited by DDIM: leave it out",
         )
-        prompts, targets = (_listed(one, count) for one in (prompt, prompt if target is None else target))
+        prompts, targets = self._texts(prompt, target, count)
         seeds, cond = resolve_seeds(seed, count), model.condition([*prompts, *targets])
         path = model.path(self.steps, self.spacing) if image is None else descent(model, self.steps, self.spacing)
         edits = self._edits(model, text, prompts, targets, cond, len(path))
@@ -160,6 +167,14 @@ class PromptToPrompt:
         x = integrate(denoise, solver, both.path, both.latent, constraints=blends, noise=noise, progress=progress)
         source, edited = model.decode(x).chunk(2)
         return source, edited
+
+    def _texts(self, prompt: Texts, target: Texts, count: int) -> tuple[list[str], list[str]]:
+        """Return a prompt and a target for each of so many images."""
+        require(not (prompt is None and target is None), "there is no prompt whose words are edited; give one")
+        prompts, targets = (_listed(one, count) for one in (prompt, prompt if target is None else target))
+        if prompts == targets and not self.reweight:
+            warnings.warn("the target is the prompt, and no word is re-weighted: nothing is edited", stacklevel=4)
+        return prompts, targets
 
     def _drawn(self, model: Model, path: Path, x: Tensor, negative: str) -> Inverted:
         """Return where drawing starts, in the form of an inverted image."""
@@ -273,6 +288,11 @@ def _number(text: str, name: str, word: str) -> float:
         raise UserError(f"{name} of '{word}' is '{text}'; give a number") from None
 
 
+def _check_window(window: Window, name: str) -> None:
+    a, b = window if isinstance(window, tuple | list) else (0.0, window)
+    require(0 <= a <= b <= 1, f"{name} is {window}; give a fraction, or (a, b) with 0 <= a <= b <= 1")
+
+
 def _window(text: str, word: str) -> Window:
     parts = [_number(part, "word_steps", word) for part in text.split(":")]
     require(len(parts) in (1, 2), f"word_steps of '{word}' is '{text}'; give a fraction, or two as in 0.2:0.6")
@@ -283,7 +303,7 @@ def _window(text: str, word: str) -> Window:
 PRESETS: dict[str, PromptToPrompt] = {
     "p2p": PromptToPrompt(),
     "paper": PromptToPrompt(self_replace_steps=0.0),
-    "ldm": PromptToPrompt(guidance=5.0, blend_variant="ldm", blend_factor=2),
+    "ldm": PromptToPrompt(guidance=5.0, self_cells=256, blend_variant="ldm", blend_factor=2),
     "null-text": PromptToPrompt(
         self_replace_steps=0.5, self_cells=1024, blend_variant="null-text", fixed_point=1, official=True
     ),

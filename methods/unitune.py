@@ -105,7 +105,7 @@ class UniTune:
         cond, uncond = model.branches(text, negative)
         wanted, against = cond.expand(rows), None if uncond is cond else uncond.expand(rows)
         told = [self._told(model, one) for one in separate(prompt, rows)]
-        given = None if self.delta is None else own_delta(self.delta, _METHOD, model, x)
+        given = None if self.delta is None else self._given(model, x)
         edit = SDEdit(
             t0=self.t0,
             repeats=1,
@@ -114,7 +114,8 @@ class UniTune:
             clip=model.sampling.clip if self.clip is None else self.clip,
             guidance=self.guidance,
         )
-        groups, parts = alike(x, told), []
+        tunes = given is not None or self.tune_steps > 0
+        groups, parts = alike(x, told) if tunes else [list(range(rows))], []
         for places in groups:
             some = torch.tensor(places)
             delta = given or self._delta(model, image[places[:1]], told[places[0]], progress is not None)
@@ -173,6 +174,7 @@ class UniTune:
         """
         x = model.encode(image)
         require(len(x) == 1, f"{len(x)} images were given; UniTune is tuned to one at a time")
+        require(self.tune_steps > 0, "tune_steps is 0, which tunes nothing; give a number of updates")
         model = self._reader(model)
         word = self._told(model, told)
         condition, settings = model.condition(word).expand(1), self._settings(word, x)
@@ -193,6 +195,14 @@ class UniTune:
         before = cast(nn.Module, model.network).state_dict()
         return make_delta(before, network.state_dict(), base=identity(model), method=_METHOD, settings=settings)
 
+    def _given(self, model: Model, x: Tensor) -> Delta:
+        """Return the delta of the file; UserError if it is none of the model, or was tuned to another word."""
+        found = own_delta(self.delta, _METHOD, model, x)
+        word = found.settings.get("token")
+        same = model.text is None or word == self.token
+        require(same, f"the delta was tuned to the word {word!r}, and token is {self.token!r}; give token {word!r}")
+        return found
+
     def _delta(self, model: Model, image: Tensor, told: str | Condition | None, progress: bool) -> Delta | None:
         """Return what tuning to one image changes, from the cache if it is there; None if nothing is tuned."""
         if not self.tune_steps:
@@ -202,7 +212,7 @@ class UniTune:
         def tune(folder: FilePath) -> Delta:
             return self.finetune(model, image, folder=folder, told=condition, resume=True, progress=progress)
 
-        return cached_delta(_METHOD, identity(model), self._settings(told, model.encode(image)), tune)
+        return cached_delta(_METHOD, model, self._settings(told, model.encode(image)), tune)
 
     def _reader(self, model: Model) -> Model:
         """Return the model with a text encoder that can read the rare word."""

@@ -66,8 +66,8 @@ def edit_with(name: str, flags: Any, model: Model, *, command: str) -> tuple[lis
     seeds = resolve_seeds(flags.seed, flags.n)
     inputs = _load(flags, model.size)
     images = apply(name, flags, model, inputs.images, seeds)
-    stem = Path(inputs.paths.get("image", name)).stem
-    paths = [flags.out / f"{stem}-{name}-seed{seed}.png" for seed in seeds]
+    stem = f"{Path(inputs.paths['image']).stem}-{name}" if "image" in inputs.paths else name
+    paths = [flags.out / f"{stem}-seed{seed}.png" for seed in seeds]
     prompts = None if getattr(flags, "prompt", None) is None else [flags.prompt] * len(seeds)
     batch = Batch(prompts=prompts, seeds=seeds)
     extra = {"inputs": inputs.to_dict()}

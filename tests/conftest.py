@@ -1,7 +1,8 @@
-"""What every test shares: one thread (the runs are parallel), no GPU tests without a GPU, the golden folder."""
+"""What every test shares: one thread (the runs are parallel), no waiting for the disk, no GPU tests without a GPU."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -17,6 +18,25 @@ try:
     settings.load_profile("steerdiff")
 except ImportError:  # hypothesis is a development dependency
     pass
+
+
+def pytest_configure() -> None:
+    """Leave files to the operating system: none has to outlive the machine, and thousands are written.
+
+    A descriptor that cannot be written is still an error. Other processes that tests start wait for the disk.
+    """
+
+    def written(file: int) -> None:
+        os.fstat(file)
+
+    os.fsync = written
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lives to the end; it would take a twentieth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,13 @@ def tiny_ddpm() -> PublishedModel:
 
 def random_weights(model: PublishedModel, name: str, seed: int = 0) -> dict[str, Tensor]:
     """Float32 weights of a part in our names, which depend on the seed, the part and the name alone."""
+    made = _made(json.dumps(model.to_dict(), sort_keys=True), name, seed)
+    return {key: value.clone() for key, value in made.items()}
+
+
+@functools.lru_cache(maxsize=12)
+def _made(described: str, name: str, seed: int) -> dict[str, Tensor]:
+    model = PublishedModel.from_dict(json.loads(described))
     return {key: _weight(f"{name}.{key}", entry, seed) for key, entry in blank(model, name).state_dict().items()}
 
 

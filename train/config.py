@@ -47,7 +47,7 @@ class LoopConfig:
     precision: Literal["fp32", "bf16"] = "fp32"  #: bf16: autocast; weights, optimiser and loss stay in float32
     channels_last: bool = True  #: memory format of the convolutions; measured 1.9 times faster on a CPU
     compile: bool = False  #: torch.compile the model
-    seed: int = 0  #: decides the initial weights, the order of the data, times, noise and dropped captions
+    seed: int = 0  #: decides the initial weights, the order of the data, times, noise and dropped labels
 
     log_every: int = 50  #: steps between rows of metrics.csv
     checkpoint_every: int = 1000  #: steps between checkpoints
@@ -116,7 +116,8 @@ class TrainConfig(LoopConfig):
 
     fixed: ClassVar[tuple[str, ...]] = (
         *LoopConfig.fixed,
-        *("unet", "text", "schedule", "parameterization", "learns_variance", "data", "data_options", "image_size"),
+        *("unet", "text", "schedule", "parameterization", "learns_variance", "class_dropout"),
+        *("data", "data_options", "image_size"),
     )
 
     unet: dict[str, Any] = field(default_factory=dict)  #: fields of models.UNetConfig
@@ -131,6 +132,7 @@ class TrainConfig(LoopConfig):
     freezes_text: bool = False  #: the text encoder keeps the weights it starts from, or that its lesson gives it
     init_from: str | None = None  #: folder or weights.safetensors of a run whose averaged weights this one starts from
     caption_dropout: float = 0.1  #: chance that a caption is dropped, for classifier-free guidance
+    class_dropout: float = 0.0  #: the same for a class label; then the last of unet's num_classes stands for none
 
     data: Literal["emoji-scenes", "folder"] = "emoji-scenes"  #: where the images come from
     data_options: dict[str, Any] = field(default_factory=dict)  #: arguments of the data set (``path`` of a folder, ...)
@@ -144,12 +146,26 @@ class TrainConfig(LoopConfig):
     def __post_init__(self) -> None:
         """Raise UserError for values that are not allowed."""
         super().__post_init__()
-        require(0 <= self.caption_dropout <= 1, f"caption_dropout is {self.caption_dropout}; it must be in [0, 1]")
+        for name in ("caption_dropout", "class_dropout"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        require(
+            not self.class_dropout or (self.text is None and self.unet.get("num_classes") is not None),
+            f"class_dropout is {self.class_dropout}, but the network is told no class labels; set text to none and "
+            "num_classes of unet to one more than the data have classes, or class_dropout to 0",
+        )
         require(self.min_snr is None or self.min_snr > 0, f"min_snr is {self.min_snr}; it must be positive or none")
         for name in ("place_steps", "sample_every"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("image_size", "sample_steps"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def null_class(self) -> int | None:
+        """Label that stands for no class: the last of the network's, where any are dropped, else None.
+
+        Source: latent diffusion's ``cin256-v2``, whose table has 1001 rows for 1000 classes.
+        """
+        return int(self.unet["num_classes"]) - 1 if self.class_dropout else None
 
 
 def read_config(path: str | Path) -> TrainConfig:

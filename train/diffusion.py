@@ -92,7 +92,7 @@ def _header(config: TrainConfig, model: TextToImage | UNet, schedule: NoiseSched
     }
     if isinstance(model, TextToImage):
         return {"kind": "text-to-image", **header, "text": dataclasses.asdict(model.text.config)}
-    return {"kind": "unet", **header}
+    return {"kind": "unet", **header, "null_class": config.null_class}
 
 
 def _start_from(model: nn.Module, source: str) -> None:
@@ -120,6 +120,21 @@ def _prepare(config: TrainConfig, model: TextToImage | UNet) -> None:
         _log.info("the text encoder names the right side of %.1f %% of the things in two-object captions", 100 * share)
 
 
+def _fitting_dataset(config: TrainConfig) -> Dataset:
+    """Return the data set; UserError if the network's table has no room for its classes and the null class."""
+    data, rows = build_dataset(config), config.unet.get("num_classes")
+    if rows is None or not isinstance(data, ImageFolder):
+        return data
+    classes = len(data.classes)
+    told = f"num_classes of unet is {rows}, but the data have {classes} classes"
+    if config.null_class is None:
+        require(rows >= classes, f"{told}; set it to {classes}")
+    else:
+        drops = f"class_dropout of {config.class_dropout} drops labels to a null class, the last of the table"
+        require(rows > classes, f"{told} and {drops}; set num_classes to {classes + 1}, or class_dropout to 0")
+    return data
+
+
 def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Trainer:
     """Return the loop over a fresh model, at step 0.
 
@@ -139,12 +154,13 @@ def build_trainer(config: TrainConfig, device: torch.device, world: World) -> Tr
         learns_variance=config.learns_variance,
         rescales_vlb=config.rescales_vlb,
         min_snr=config.min_snr,
-        dropout=config.caption_dropout,
+        dropout=config.caption_dropout if config.null_class is None else config.class_dropout,
+        null_class=config.null_class,
         strata=config.batch_size if config.times == "stratified" else 1,
     )
     export = exporter(config, _header(config, model, schedule))
     draw = SampleGrid(config, model, schedule) if config.sample_every else None
-    return Trainer(config, model, loss, build_dataset(config), world, on_sample=draw, on_export=export)
+    return Trainer(config, model, loss, _fitting_dataset(config), world, on_sample=draw, on_export=export)
 
 
 def train_diffusion(config: TrainConfig, *, resume: bool = False, progress: bool = True) -> TrainResult:

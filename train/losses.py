@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -79,7 +79,9 @@ class DiffusionLoss:
             section 3.1). guided-diffusion adds it as it is.
         rescales_vlb: The variational term is multiplied by T / 1000, as improved-diffusion does by default.
         min_snr: Gamma of the loss weights; None for plain mean squared error.
-        dropout: Chance that a caption becomes the empty one.
+        dropout: Chance that a caption becomes the empty one, or a class label ``null_class`` (Ho & Salimans 2022,
+            algorithm 1, p_uncond).
+        null_class: Label that stands for no class; None keeps all class labels.
         strata: Sample i draws its time from part ``i mod strata`` of [0, T); 1: anywhere.
     """
 
@@ -94,13 +96,14 @@ class DiffusionLoss:
         rescales_vlb: bool = False,
         min_snr: float | None = 5.0,
         dropout: float = 0.1,
+        null_class: int | None = None,
         strata: int = 1,
     ) -> None:
         self.model, self.schedule, self.condition = model, schedule, condition
         self.parameterization: Parameterization = parameterization
         self.learns_variance = learns_variance
         self.vlb_scale = schedule.T / 1000 if rescales_vlb else 1.0
-        self.dropout, self.noising = dropout, Noising(schedule, strata)
+        self.dropout, self.null_class, self.noising = dropout, null_class, Noising(schedule, strata)
         alpha_bars = np.asarray(schedule.alpha_bars, dtype=np.float64)
         self._weights = snr_weights(alpha_bars, parameterization, min_snr).float()
 
@@ -109,11 +112,14 @@ class DiffusionLoss:
         return self.noising.times(random)
 
     def labels(self, batch: Batch) -> Labels:
-        """Return the labels with some captions dropped."""
-        if not isinstance(batch.labels, list):
-            return batch.labels
-        dropped = (batch.random.uniform("dropout") < self.dropout).tolist()
-        return ["" if drop else caption for caption, drop in zip(batch.labels, dropped, strict=True)]
+        """Return the labels with some of them dropped, each on its own: captions to "", classes to the null class."""
+        labels = batch.labels
+        if labels is None or (isinstance(labels, Tensor) and self.null_class is None):
+            return labels
+        dropped = batch.random.uniform("dropout") < self.dropout
+        if isinstance(labels, Tensor):
+            return labels.masked_fill(dropped.to(labels.device), cast(int, self.null_class))
+        return ["" if drop else caption for caption, drop in zip(labels, dropped.tolist(), strict=True)]
 
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the mean loss of the batch (float32 scalar) and detached metrics."""

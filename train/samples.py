@@ -42,7 +42,8 @@ class SampleGrid:
             learns_variance=config.learns_variance,
             image_size=config.image_size,
             channels=unet.config.in_channels,
-            num_classes=unet.config.num_classes,
+            num_classes=unet.config.num_classes if config.null_class is None else config.null_class,
+            null_class=config.null_class,
             name=config.folder,
         )
         require(bool(self.prompts), "sample_every is set, but sample_prompts is empty; give captions to draw")
@@ -64,7 +65,7 @@ class SampleGrid:
         if self.model.num_classes is None:
             return self.model.sample(n=len(self.prompts), steps=steps)
         classes = enumerate(self._classes())
-        return torch.cat([self.model.sample(y=y, steps=steps, seed=seed) for seed, y in classes])
+        return torch.cat([self.model.sample(y=y, steps=steps, guidance=guidance, seed=seed) for seed, y in classes])
 
     def __call__(self, step: int) -> Tensor:
         """Save the grid of optimiser step ``step``; return it, uint8 [3, H, W]."""

@@ -43,11 +43,16 @@ class ClipScore:
     @torch.inference_mode()
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """Return the scores [B], 0..100, of images uint8 [B, 3, H, W]."""
+        texts = text_features(self.clip.network, self.clip.tokenize(captions, truncates=True))
+        return 100 * (self.vectors(images) * texts).sum(-1).clamp(min=0).cpu().double()
+
+    @torch.inference_mode()
+    def vectors(self, images: Tensor) -> Tensor:
+        """Return CLIP's vectors [B, D] of images uint8 [B, 3, H, W], of length 1."""
         network = self.clip.network
-        ids = self.clip.tokenize(captions, truncates=True)
-        seen = _seen(images, self.see).to(ids.device, network.token_embedding.weight.dtype)
-        vectors = functional.normalize(network.encode_image(seen).float(), dim=-1)
-        return 100 * (vectors * text_features(network, ids)).sum(-1).clamp(min=0).cpu().double()
+        like = network.token_embedding.weight
+        seen = _seen(images, self.see).to(like.device, like.dtype)
+        return functional.normalize(network.encode_image(seen).float(), dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from .classifier_free import CLASSIFIER_FREE
 from .ddim import DDIM_PAPER
 from .diffedit import DIFFEDIT_PAPER
 from .diffusionclip import DIFFUSIONCLIP_PAPER
+from .dreambooth import DREAMBOOTH_PAPER
 from .ilvr import ILVR_PAPER
 from .imagic import IMAGIC_PAPER
 from .negprompt import NEGPROMPT_PAPER
@@ -42,5 +43,6 @@ PAPERS: dict[str, Paper] = {
         DIFFEDIT_PAPER,
         IMAGIC_PAPER,
         UNITUNE_PAPER,
+        DREAMBOOTH_PAPER,
     )
 }

@@ -5,14 +5,13 @@ from __future__ import annotations
 from steerdiff.methods import PromptToPrompt
 from steerdiff.methods.prompt_to_prompt import PRESETS
 
-from .p2p_recipes import P2P_RECIPES
+from .p2p_recipes import FREE_WINDOWS, P2P_RECIPES
 from .spec import Claim, Paper
 
 __all__ = ["P2P_PAPER"]
 
 _TUNED = PRESETS["emoji64"]
 _WINDOWS = {"cross_replace_steps": _TUNED.cross_replace_steps, "self_replace_steps": _TUNED.self_replace_steps}
-_FREE = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
 
 P2P_PAPER = Paper(
     name="p2p",
@@ -34,7 +33,7 @@ P2P_PAPER = Paper(
             method="p2p",
             task="object",
             base=_TUNED,
-            before=_FREE,
+            before=FREE_WINDOWS,
             after=_WINDOWS,
             score="feature_outside",
             rises=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,12 @@ from steerdiff.methods.prompt_to_prompt import PRESETS
 
 from .recipe import Data, Recipe, Run, Toy, Weights
 
-__all__ = ["P2P_RECIPES"]
+__all__ = ["FREE_WINDOWS", "P2P_RECIPES"]
+
+#: Windows that hold no step: no attention control.
+FREE_WINDOWS: Mapping[str, Any] = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
 
 _INVERTED = replace(PRESETS["null-text"], cross_replace_steps=0.8)
-_FREE: dict[str, Any] = {"cross_replace_steps": 0.0, "self_replace_steps": 0.0}
 _SMALL = replace(PRESETS["emoji64"], steps=4, fixed_point=1)
 
 _PHOTOGRAPHS = Recipe(
@@ -28,7 +31,7 @@ _PHOTOGRAPHS = Recipe(
     ),
     runs=(
         Run(label="null-text, windows 0.8 and 0.5", settings=_INVERTED),
-        Run(label="null-text, no attention control", settings=replace(_INVERTED, **_FREE)),
+        Run(label="null-text, no attention control", settings=replace(_INVERTED, **FREE_WINDOWS)),
         Run(label="null-text, windows 0.8 and 0", settings=replace(_INVERTED, self_replace_steps=0.0)),
         Run(label="DDIM inversion, windows 0.8 and 0.5", settings=replace(_INVERTED, inversion="ddim")),
         Run(label="negative prompt, windows 0.8 and 0.5", settings=replace(_INVERTED, inversion="negative-prompt")),
@@ -49,7 +52,7 @@ _PHOTOGRAPHS = Recipe(
     toy=Toy(
         runs=(
             Run(label="with control", settings=_SMALL),
-            Run(label="without", settings=replace(_SMALL, **_FREE)),
+            Run(label="without", settings=replace(_SMALL, **FREE_WINDOWS)),
         ),
         task="style",
         n=2,

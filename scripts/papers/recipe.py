@@ -11,7 +11,22 @@ from steerdiff.errors import require
 __all__ = ["Data", "Ours", "Published", "Recipe", "Run", "Toy", "Weights"]
 
 #: A metric by its key in ``steerdiff.scripts.reproduction.metrics.METRICS``.
-MetricName = Literal["fid", "kid", "precision", "recall", "is", "lpips", "mse", "rms", "kept", "low_pass"]
+MetricName = Literal[
+    "fid",
+    "kid",
+    "precision",
+    "recall",
+    "is",
+    "lpips",
+    "mse",
+    "rms",
+    "kept",
+    "low_pass",
+    "dino",
+    "clip_i",
+    "clip_t",
+    "div",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,7 @@ class Data:
 
     name: str  #: the data set and its part
     images: str | None = None  #: what lies in ``images``, one for each result; None: nothing goes in
+    subject: str | None = None  #: what lies in ``subject/CLASS``, to which one model is tuned for all results
     masks: Mapping[str, str] = field(default_factory=dict)  #: what lies in ``masks/KIND``, by kind; white is known
     reference: str | None = None  #: what lies in ``reference`` or ``reference.npz``, that results are compared with
     preparation: str = "ADM's centre crop to the model's size"  #: what is done to each picture, in words

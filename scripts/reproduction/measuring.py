@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from steerdiff.scripts.evaluation.sample_sources import Source, file_source
 from steerdiff.scripts.papers.recipe import Run
 from steerdiff.train.recogniser import load_recogniser
 
+from . import likeness
 from .metrics import METRICS
 from .places import pictures_in, prepared
 from .running import Experiment
@@ -63,7 +64,9 @@ class Ruler:
         needs: dict[str, Callable[[], object]] = {
             **{name: lambda: (self.network, self.reference) for name in ("fid", "kid", "precision", "recall")},
             "is": lambda: self.network,
-            "lpips": lambda: self.pairs,
+            **{name: lambda: self.pairs for name in ("lpips", "div")},
+            "dino": lambda: self.dino,
+            **{name: lambda: self.clip for name in ("clip_i", "clip_t")},
         }
         found = []
         for name in self.experiment.recipe.metrics:
@@ -133,6 +136,23 @@ class Ruler:
         return self.features(self.reference)
 
     @cached_property
+    def dino(self) -> perceptual.PairMeasure:
+        """The likeness of two images."""
+        return likeness.dino_of(self.device, toy=self.toy)
+
+    @cached_property
+    def clip(self) -> perceptual.ClipScore:
+        """The network of CLIP-I and CLIP-T."""
+        return likeness.clip_of(self.device, toy=self.toy)
+
+    @cached_property
+    def subject(self) -> list[Tensor]:
+        """The pictures of the subject as they are, uint8 [1, 3, H, W] each."""
+        folder = self.experiment.inputs.subject
+        require(folder is not None, "the data have no subject")
+        return [to_uint8(load_image(path)) for path in pictures_in(cast(Path, folder))]
+
+    @cached_property
     def pairs(self) -> perceptual.PairMeasure:
         """The perceptual distance of two images."""
         if self.toy:
@@ -158,10 +178,20 @@ class _Results:
         source = file_source(self.folder)
         return replace(source, n=self.ruler.experiment.n)
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What each of them was asked to show."""
+        return self.ruler.experiment.inputs.prompts[: self.ruler.experiment.n]
+
     @cached_property
     def features(self) -> fidelity.Features:
         """What the network sees in them."""
         return self.ruler.features(self.source)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """All of them, uint8 [N, 3, H, W]."""
+        return self.source.images(slice(0, self.source.n))
 
     def mean(self, measure: Callable[[Tensor, Tensor, int], Tensor]) -> float:
         """Return the mean over results of ``measure(result, image, number)``, both uint8 [1, 3, H, W]."""
@@ -267,6 +297,27 @@ def _low_pass(results: _Results) -> tuple[float, str]:
     return results.mean(difference), f"N = {factor}"
 
 
+def _dino(results: _Results) -> tuple[float, str]:
+    ruler = results.ruler
+    return likeness.likeness(results.images, ruler.subject, ruler.dino), str(ruler.dino.facts["name"])
+
+
+def _clip_i(results: _Results) -> tuple[float, str]:
+    ruler = results.ruler
+    return likeness.image_likeness(results.images, ruler.subject, ruler.clip), str(ruler.clip.facts["weights"])
+
+
+def _clip_t(results: _Results) -> tuple[float, str]:
+    ruler, words = results.ruler, getattr(results.run.settings, "identifiers", ())
+    prompts = [likeness.without_word(prompt, words) for prompt in results.prompts]
+    return likeness.text_likeness(results.images, prompts, ruler.clip), str(ruler.clip.facts["weights"])
+
+
+def _div(results: _Results) -> tuple[float, str]:
+    pairs = results.ruler.pairs
+    return likeness.diversity(results.images, results.prompts, pairs), str(pairs.facts["name"])
+
+
 _COMPUTE: dict[str, Callable[[_Results], tuple[float, str]]] = {
     "fid": _fid,
     "kid": _kid,
@@ -278,6 +329,10 @@ _COMPUTE: dict[str, Callable[[_Results], tuple[float, str]]] = {
     "rms": _rms,
     "kept": _kept,
     "low_pass": _low_pass,
+    "dino": _dino,
+    "clip_i": _clip_i,
+    "clip_t": _clip_t,
+    "div": _div,
 }
 
 

@@ -14,7 +14,7 @@ class Metric:
 
     title: str  #: in tables
     note: str  #: what it measures, in one line
-    needs: Literal["reference", "image", "mask", "nothing"]  #: what results are compared with
+    needs: Literal["reference", "image", "mask", "subject", "nothing"]  #: what results are compared with
     digits: int = 2  #: after the point
 
 
@@ -39,4 +39,18 @@ METRICS: dict[str, Metric] = {
         needs="image",
         digits=2,
     ),
+    "dino": Metric(
+        title="DINO",
+        note="mean cosine of ViT-S/16's vectors of all results with all pictures of the subject",
+        needs="subject",
+        digits=3,
+    ),
+    "clip_i": Metric(title="CLIP-I", note="the same of CLIP ViT-B/32's vectors", needs="subject", digits=3),
+    "clip_t": Metric(
+        title="CLIP-T",
+        note="mean cosine of CLIP ViT-B/32's vectors of a result and its prompt without the identifier",
+        needs="nothing",
+        digits=3,
+    ),
+    "div": Metric(title="DIV", note="mean LPIPS (AlexNet) of two results of a prompt", needs="nothing", digits=3),
 }

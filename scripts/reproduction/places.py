@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from steerdiff.scripts.papers.recipe import Data, Recipe, Run
 from .masks import DRAWN
 from .metrics import METRICS
 
-__all__ = ["Inputs", "find_weights", "missing_data", "pictures_in", "read_data", "weights_folder"]
+__all__ = ["Inputs", "find_file", "find_weights", "missing_data", "pictures_in", "read_data", "weights_folder"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -33,10 +33,14 @@ def weights_folder() -> Path | None:
 
 def find_weights(preset: str) -> Path | None:
     """Return the weights of a preset in the folder of weights: a file named like the preset, or as it is published."""
+    return find_file({*PRESETS[preset].files, *(f"{preset}{suffix}" for suffix in _WEIGHTS)})
+
+
+def find_file(names: Set[str]) -> Path | None:
+    """Return the first file in the folder of weights that has one of these names."""
     folder = weights_folder()
     if folder is None or not folder.is_dir():
         return None
-    names = {*PRESETS[preset].files, *(f"{preset}{suffix}" for suffix in _WEIGHTS)}
     return next((path for path in sorted(folder.rglob("*")) if path.name in names and path.is_file()), None)
 
 
@@ -56,6 +60,7 @@ class Inputs:
     prompts: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     reference: Path | None = None  #: a folder of pictures or an ``.npz`` file
+    subject: Path | None = None  #: a folder of pictures, named as its class
 
     def image(self, number: int, size: tuple[int, int]) -> Tensor:
         """Return an image as [1, 3, H, W] in [-1, 1]; UserError if it cannot be read."""
@@ -95,7 +100,13 @@ def missing_data(recipe: Recipe, folder: Path | None, runs: tuple[Run, ...]) -> 
     always = all(METRICS[name].needs == "reference" for name in recipe.metrics)
     kinds = {run.masks for run in runs if run.masks is not None and run.masks not in DRAWN}
     needed = [
-        name for name, needs in (("images", data.images), *((f"masks/{kind}", kind) for kind in sorted(kinds))) if needs
+        name
+        for name, needs in (
+            ("images", data.images),
+            ("subject", data.subject),
+            *((f"masks/{kind}", kind) for kind in sorted(kinds)),
+        )
+        if needs
     ]
     needs_reference = always and data.reference is not None
     if folder is None:
@@ -148,7 +159,8 @@ def read_data(recipe: Recipe, folder: Path | None, runs: tuple[Run, ...], n: int
     if reference is not None and reference.is_dir():
         _filled(reference)
     texts = {"prompts": prompts, "targets": targets}
-    return Inputs(data=recipe.data, images=images, masks=masks, reference=reference, **texts), count
+    taught = _subject(folder / "subject") if recipe.data.subject else None
+    return Inputs(data=recipe.data, images=images, masks=masks, reference=reference, subject=taught, **texts), count
 
 
 def _counted(given: Mapping[str, int], folder: Path, recipe: Recipe, n: int | None) -> int:
@@ -172,6 +184,15 @@ def _filled(folder: Path) -> tuple[Path, ...]:
     found = pictures_in(folder)
     require(len(found) > 0, f"{folder} has no pictures; expected files that end in {', '.join(_SUFFIXES)}")
     return found
+
+
+def _subject(folder: Path) -> Path:
+    """Return the one folder of pictures in a folder."""
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = ", ".join(path.name for path in found) or "none"
+    require(len(found) == 1, f"{folder} must hold one folder, named as the class of the subject; it holds {names}")
+    _filled(found[0])
+    return found[0]
 
 
 def _lines(path: Path) -> tuple[str, ...]:

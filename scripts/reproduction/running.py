@@ -29,7 +29,7 @@ from steerdiff.scripts.outputs import FORMAT
 from steerdiff.scripts.papers.recipe import Recipe, Run
 from steerdiff.scripts.runtime import environment
 
-from .places import Inputs
+from .places import Inputs, pictures_in
 
 __all__ = ["Drawn", "Experiment", "draw"]
 
@@ -125,6 +125,10 @@ def _results(experiment: Experiment, run: Run, numbers: Sequence[int]) -> Tensor
         single = prompts is None and not labels
         given = {"y": labels or None, "n": len(seeds) if single else 1, "classifier": classifier}
         return _samples(model, run.settings, prompts, seeds, given)
+    if inputs.subject is not None:
+        taught = dataclasses.replace(run.settings, images=(inputs.subject,), nouns=(inputs.subject.name,))
+        drawn_of: Tensor = taught(model, prompt=prompts, seed=seeds)
+        return drawn_of
     arguments: dict[str, Any] = {"seed": seeds, "prompt": prompts}
     if inputs.targets:
         arguments["target"] = [inputs.targets[number] for number in numbers]
@@ -181,6 +185,11 @@ def _is_there(experiment: Experiment, run: Run, number: int) -> bool:
     return not changed
 
 
+def _subject_of(folder: Path) -> dict[str, Any]:
+    """Return the class of a subject and the hashes of its pictures."""
+    return {"class": folder.name, "pictures": [file_hash(path) for path in pictures_in(folder)]}
+
+
 def _identity(experiment: Experiment, run: Run, number: int) -> dict[str, Any]:
     """Return all that determines a result besides the machine; JSON-able."""
     inputs, model, classifier = experiment.inputs, experiment.model, experiment.classifier_of(run)
@@ -204,4 +213,5 @@ def _identity(experiment: Experiment, run: Run, number: int) -> dict[str, Any]:
         "target": inputs.targets[number] if inputs.targets else None,
         "image": file_hash(inputs.images[number]) if inputs.images else None,
         "mask": file_hash(masks[number]) if masks else drawn,
+        "subject": None if inputs.subject is None else _subject_of(inputs.subject),
     }

@@ -32,8 +32,9 @@ runs the command of a recipe and can compare.
   on where it was), measures, and writes `report.json` and `report.md` to `out/reproduce/PAPER/RECIPE/`. Result k uses
   `--seed` + k, whatever the batch. `--n 100` runs a part, which the report marks as not comparable; `--setting LABEL`
   chooses other rows of the settings than the first, `--setting all` every one.
-- **Metrics** use torch-fidelity's Inception network and the LPIPS package, whose weights must be in PyTorch's cache;
-  a metric whose weights are absent is named as not computed, and the others are given.
+- **Metrics** use torch-fidelity's Inception network and the LPIPS package, whose weights must be in PyTorch's cache,
+  and DINO and CLIP from the folder of `STEERDIFF_WEIGHTS`; a metric whose weights are absent is named as not computed,
+  and the others are given.
 - **Masks** in these folders are the papers': white is known, black is generated. (The library's own masks and
   `steerdiff edit` mean the opposite.)
 - **Toys**: with `--toy` the same code runs on the embedded model and emoji scenes in a few seconds, from reading files
@@ -123,7 +124,7 @@ def _weights(recipe: Recipe) -> str:
 
 def _data(recipe: Recipe) -> str:
     data = recipe.data
-    tree = [("images/", data.images)]
+    tree = [("images/", data.images), ("subject/CLASS/", data.subject)]
     tree += [(f"masks/{kind}/", what) for kind, what in data.masks.items()]
     tree += [("reference/", data.reference)]
     told = "what each image shows" if data.targets else "what each result shows"
@@ -131,7 +132,8 @@ def _data(recipe: Recipe) -> str:
     tree += [("targets.txt", "what each result shows, a line each" if data.targets else None)]
     shown = [(name, what) for name, what in tree if what]
     width = max(len(name) for name, _ in shown)
-    count = f"{recipe.n:,} results" if recipe.n is not None else "one result for each picture in images/"
+    each = "line of prompts.txt" if data.images is None and data.prompts else "picture in images/"
+    count = f"{recipe.n:,} results" if recipe.n is not None else f"one result for each {each}"
     lines = [f"**Data**: {data.name}; {count}. Preparation: {data.preparation}.", "", "    DATA/"]
     return "\n".join([*lines, *(f"      {name:<{width}}  {what}" for name, what in shown), ""])
 

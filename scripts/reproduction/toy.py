@@ -10,8 +10,10 @@ from torch import Tensor
 
 from steerdiff.errors import UserError
 from steerdiff.io import atomic_write, save_image
+from steerdiff.methods.dreambooth_tuning import noun_behind
 from steerdiff.scripts.papers.recipe import Recipe
 from steerdiff.train.benchmark import Case, draw_cases
+from steerdiff.train.scene_text import RESERVED_WORDS
 
 from .masks import DRAWN
 
@@ -38,7 +40,9 @@ def toy_recipe(recipe: Recipe) -> Recipe:
 def write_toy_data(recipe: Recipe, folder: Path) -> Path:
     """Write the data of a toy recipe as a person would lay them out, and return the folder."""
     toy = recipe.toy
-    cases = draw_cases(toy.task, toy.n)
+    cases = draw_cases(toy.task, toy.n) if recipe.data.subject is None else draw_cases(toy.task, 1) * toy.n
+    if recipe.data.subject is not None:
+        _save([cases[0].image], folder / "subject" / noun_behind(RESERVED_WORDS[0], [cases[0].source_text]))
     if recipe.data.images is not None:
         _save([case.image for case in cases], folder / "images")
     for kind in recipe.data.masks:

@@ -131,8 +131,8 @@ def test_the_shift_is_scaled_so_that_more_moves_edit_as_far(tmp_path: FilePath) 
     model = tiny_text_model()
     delta = stored(tmp_path, untrained(model))
     few, many, too_strong = (
-        edited(delta, n_inv=80, n_test=n, degree=k) - round_trip_of(model, 80, n)
-        for n, k in ((8, 0.1), (80, 0.1), (80, 1.0))
+        edited(delta, n_inv=40, n_test=n, degree=k) - round_trip_of(model, 40, n)
+        for n, k in ((8, 0.1), (40, 0.1), (40, 1.0))
     )
     assert 0.5 < many.norm() / few.norm() < 2 and too_strong.norm() > 3 * many.norm()
 
@@ -164,8 +164,8 @@ def test_several_attributes_add_up_in_any_order(tmp_path: FilePath) -> None:
 
 def test_the_symmetric_process_hardly_edits(tmp_path: FilePath) -> None:
     model = tiny_text_model()
-    delta, plain = stored(tmp_path, untrained(model)), round_trip(model, IMAGE, 80)
-    asymmetric, symmetric = (edited(delta, n_inv=80, n_test=80, symmetric=flag) for flag in (False, True))
+    delta, plain = stored(tmp_path, untrained(model)), round_trip(model, IMAGE, 40)
+    asymmetric, symmetric = (edited(delta, n_inv=40, n_test=40, symmetric=flag) for flag in (False, True))
     assert (symmetric - plain).norm() < 0.5 * (asymmetric - plain).norm()
 
 

@@ -73,10 +73,10 @@ def loss_of(model: Model, condition: Condition) -> float:
 
 
 def test_without_any_steps_it_is_plain_generation_bit_for_bit_whatever_eta_is() -> None:
-    model = tiny_text_model()
-    plain = model.sample(["a cat"], 1, steps=3, solver="ddim", guidance=2.0, seed=5)
+    model, images, prompts = tiny_text_model(), pictures(2, 8) * 0.9, ["a cat", "a dog"]
+    plain = model.sample(prompts, 1, steps=3, solver="ddim", guidance=2.0, seed=5)
     for eta in (0.0, 0.3, 1.0, 1.2):
-        edited = settings(embedding_steps=0, network_steps=0, eta=eta)(model, IMAGE, prompt="a cat", seed=5)
+        edited = settings(embedding_steps=0, network_steps=0, eta=eta)(model, images, prompt=prompts, seed=5)
         assert torch.equal(edited, plain)
 
 
@@ -238,6 +238,11 @@ def test_a_posterior_is_sampled_once_for_both_stages() -> None:
     assert torch.equal(settings()._state(model, IMAGE), IMAGE)
     edits = [settings(posterior=one)(model, IMAGE, prompt="a cat") for one in ("mean", "sample")]
     assert not torch.equal(*edits)
+
+
+def test_without_a_text_it_says_that_nothing_is_edited() -> None:
+    with pytest.warns(UserWarning, match="no text says what the result shows"):
+        settings(embedding_steps=0, network_steps=0)(tiny_text_model(), IMAGE)
 
 
 def test_what_cannot_be_tuned_is_said_before_anything_is_computed(tmp_path: Path) -> None:

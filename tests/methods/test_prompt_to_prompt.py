@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,17 @@ def test_a_model_without_words_and_conditions_are_refused(model: Model) -> None:
         SMALL(formula_model(lambda x, t: x, SIZE, name="plain"))
     with pytest.raises(UserError, match="give texts"):
         SMALL(model, prompt=model.condition("a cat"))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there is no prompt whose words are edited"):
+        SMALL(model)
+
+
+def test_prompts_that_say_the_same_are_a_warning_unless_a_word_is_re_weighted(model: Model) -> None:
+    with pytest.warns(UserWarning, match="nothing is edited"):
+        SMALL(model, **IDENTICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SMALL(model, **SWAP)
+        replace(SMALL, reweight=("cat=2",))(model, prompt="a red cat")
 
 
 @pytest.mark.parametrize(
@@ -208,6 +220,11 @@ def test_a_model_without_words_and_conditions_are_refused(model: Model) -> None:
     [
         ({"steps": 0}, "steps is 0"),
         ({"guidance": 0.0}, "guidance is 0"),
+        ({"inner_steps": -1}, "inner_steps is -1"),
+        ({"fixed_point": -1}, "fixed_point is -1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"cross_replace_steps": 1.5}, "cross_replace_steps is 1.5; give a fraction"),
+        ({"self_replace_steps": (0.6, 0.2)}, r"self_replace_steps is \(0.6, 0.2\); give a fraction"),
         ({"inversion": "exact"}, "inversion is 'exact'; known are null-text, negative-prompt, ddim"),
         ({"blend_variant": "own"}, "blend_variant is 'own'; known are p2p, ldm, null-text"),
         ({"blend_factor": 0}, "blend_factor is 0"),
@@ -227,4 +244,6 @@ def test_presets_hold_the_published_settings() -> None:
     official = PRESETS["p2p"]
     assert (official.steps, official.guidance, official.solver) == (50, 7.5, DDIM())
     assert (official.cross_replace_steps, official.self_replace_steps, official.blend_threshold) == (0.8, 0.4, 0.3)
-    assert PRESETS["paper"].self_replace_steps == 0 and PRESETS["ldm"].guidance == 5.0
+    assert PRESETS["paper"].self_replace_steps == 0
+    ldm = PRESETS["ldm"]  # of 32 x 32 latents: self-attention of 16 x 16 cells, and maps of as many
+    assert (ldm.guidance, ldm.self_cells, 32 // ldm.blend_factor, ldm.blend_variant) == (5.0, 16 * 16, 16, "ldm")

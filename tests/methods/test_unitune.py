@@ -12,9 +12,9 @@ from torch import nn
 
 from steerdiff import UserError
 from steerdiff.guidance import Model
-from steerdiff.guidance.loading import load_model
+from steerdiff.guidance.loading import load, load_model
 from steerdiff.methods import SDEdit
-from steerdiff.methods.finetuned import digest, with_delta
+from steerdiff.methods.finetuned import digest, unstated, with_delta
 from steerdiff.methods.image_tuning import DenoisingLoss
 from steerdiff.methods.unitune import UniTune
 from steerdiff.models.delta import load_delta, save_delta
@@ -111,6 +111,16 @@ def test_equal_images_are_tuned_once_whatever_they_are_told(own_cache: Path) -> 
     assert len(list((own_cache / "deltas").glob("*.safetensors"))) == 2
 
 
+def test_the_same_weights_taken_for_another_kind_of_network_are_tuned_anew(own_cache: Path) -> None:
+    model = tiny_text_model()
+    other = dataclasses.replace(model, parameterization="v" if model.parameterization == "eps" else "eps")
+    for one in (model, other, model):
+        settings(tune_steps=1)(one, IMAGE, prompt="a cat")
+    assert len(list((own_cache / "deltas").glob("*.safetensors"))) == 2
+    shipped = load("emoji64")  # whose file says what it is
+    assert unstated(shipped) == {} != unstated(dataclasses.replace(shipped, parameterization="eps"))
+
+
 def test_pixels_come_back_where_the_edit_changed_little() -> None:
     image = torch.zeros(1, 3, 16, 16)
     edited = image.clone()
@@ -140,10 +150,20 @@ def test_a_latent_model_is_tuned_and_edited_in_latents(tmp_path: Path) -> None:
     assert [weights_of(part) for part in (model.network, model.text, model.autoencoder)] == before
 
 
+def test_a_file_of_another_word_is_refused(tmp_path: Path) -> None:
+    model = tiny_text_model()
+    path = save_delta(tmp_path / "dog.safetensors", settings(token="dog").finetune(model, IMAGE, folder=tmp_path / "f"))
+    assert settings(token="dog", delta=path)(model, IMAGE, prompt="a cat").shape == IMAGE.shape
+    with pytest.raises(UserError, match="tuned to the word 'dog', and token is 'red'; give token 'dog'"):
+        settings(token="red", delta=path)(model, IMAGE, prompt="a cat")
+
+
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     model = tiny_text_model()
     with pytest.raises(UserError, match="2 images were given; UniTune is tuned to one at a time"):
         SMALL.finetune(model, pictures(2, 8), folder=tmp_path)
+    with pytest.raises(UserError, match="tune_steps is 0, which tunes nothing"):
+        settings(tune_steps=0).finetune(model, IMAGE, folder=tmp_path)
     with pytest.raises(UserError, match="the prompt is a condition, and UniTune puts a word before it; give texts"):
         SMALL(model, IMAGE, prompt=model.condition("a cat"))
     with pytest.raises(UserError, match="the new word is 'rare word'; give one word without spaces"):

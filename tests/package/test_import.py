@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,8 +12,8 @@ import pytest
 HEAVY = ("torch", "torchvision", "open_clip", "lpips", "tyro", "matplotlib", "PIL", "scipy", "tensorboard", "rich")
 
 
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+def run(code: str, *words: str) -> str:
+    return subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True).stdout
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -20,11 +21,28 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not {name.split(".")[0] for name in loaded} & set(HEAVY)
 
 
-@pytest.mark.parametrize("part", ["samplers", "guidance", "models", "methods", "train"])
-def test_the_parts_import_neither_torchvision_nor_open_clip_nor_lpips(part: str) -> None:
-    loaded = run(f"import sys, steerdiff; steerdiff.{part}; print(*sys.modules)").split()
-    assert f"steerdiff.{part}" in loaded
-    assert not {name.split(".")[0] for name in loaded} & {"torchvision", "open_clip", "lpips", "tyro", "matplotlib"}
+#: Imports each part first, in processes that share one import of PyTorch, and prints what that imports.
+PARTS = """
+import os, sys, torch
+for part in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        import steerdiff
+        getattr(steerdiff, part)
+        print(*sys.modules, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, part
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_parts_import_neither_torchvision_nor_open_clip_nor_lpips() -> None:
+    parts = ("samplers", "guidance", "models", "methods", "train")
+    lines = run(PARTS, *parts).splitlines()
+    for part, loaded in zip(parts, map(str.split, lines), strict=True):
+        assert f"steerdiff.{part}" in loaded
+        heavy = {"torchvision", "open_clip", "lpips", "tyro", "matplotlib"}
+        assert not {name.split(".")[0] for name in loaded} & heavy, part
 
 
 def test_importing_takes_little_longer_than_torch() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -79,6 +80,7 @@ ONE = Mixture((0.35, 0.65), ((-0.7,), (0.4,)), (0.3, 0.2))  #: two modes on a li
 TWO = Mixture((0.3, 0.3, 0.4), ((-0.8, 0.2), (0.6, 0.7), (0.3, -0.6)), (0.2, 0.3, 0.15))  #: three in the plane
 
 
+@cache
 def even_path(steps: int, top: float = 999.0, bottom: float = 0.0) -> Path:
     """Levels even in log-SNR between two times, not ending clean: the grid on which orders are measured."""
     low, high = SCHEDULE.level(top).log_snr, SCHEDULE.level(bottom).log_snr

@@ -201,7 +201,7 @@ def test_a_class_is_drawn_by_name_without_a_picture(
         assert done.code == 0, done.err
         images[y] = pixels(Path(done.out.strip()))
     assert np.array_equal(images["apple"], images["1"]) and not np.array_equal(images["apple"], images["cat"])
-    again = steerdiff("rerun", tmp_path / "apple" / "classifier-classifier-seed0.png")
+    again = steerdiff("rerun", tmp_path / "apple" / "classifier-seed0.png")
     assert again.code == 0, again.out + again.err
     wrong = steerdiff(*flags, "--y", "aple", "--out", tmp_path / "wrong")
     assert wrong.code == 2 and "'aple' is no class of tiny-classifier; the nearest is 'apple'" in wrong.err

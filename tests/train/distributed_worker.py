@@ -1,4 +1,8 @@
-"""One process of a data parallel run, started by torchrun: first the gradients of step 0, then a short training."""
+"""A data parallel run of two processes: first the gradients of step 0, then a short training.
+
+torchrun's own launcher starts the processes, but by forking this one, so that they share its import of torch, which is
+most of the time. Argument: a file of settings.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what PyTorch imports at the first step of an optimiser: here once for both
 import torch.distributed as dist
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from steerdiff.train.config import TrainConfig, read_config
 from steerdiff.train.diffusion import build_trainer, train_diffusion
@@ -30,4 +36,6 @@ def work(config: TrainConfig) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    work(read_config(sys.argv[1]))
+    standalone = {"run_id": "test", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}  # as torchrun has it
+    two = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, start_method="fork", max_restarts=0, **standalone)
+    elastic_launch(two, work)(read_config(sys.argv[1]))

@@ -102,6 +102,13 @@ def test_the_file_it_leaves_is_a_classifier_with_names(tmp_path: Path) -> None:
     assert classifier(torch.zeros(2, 3, 8, 8), torch.zeros(2)).shape == (2, 3)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """The folder of a run, and the weights that it leaves."""
+    folder = tmp_path_factory.mktemp("settings")
+    return folder, train(tiny(folder, "base", weight_decay=0.5))["ema"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -123,11 +130,19 @@ def test_the_file_it_leaves_is_a_classifier_with_names(tmp_path: Path) -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_every_setting_of_its_own_changes_the_weights(change: dict[str, Any], tmp_path: Path) -> None:
-    expected = train(tiny(tmp_path, "base", weight_decay=0.5))
+def test_every_setting_of_its_own_changes_the_weights(
+    change: dict[str, Any], base: tuple[Path, dict[str, Tensor]]
+) -> None:
+    folder, expected = base
     if "path" not in change.get("data_options", {"path": ""}) and "data" not in change:
-        change = {"data_options": {"path": str(tmp_path / "images"), **change["data_options"]}}
-    assert not same(train(tiny(tmp_path, "changed", **{"weight_decay": 0.5, **change}))["ema"], expected["ema"])
+        change = {"data_options": {"path": str(folder / "images"), **change["data_options"]}}
+    changed = tiny(folder, next(iter(change)), **{"weight_decay": 0.5, **change})
+    assert not same(train(changed)["ema"], expected)
+
+
+def test_the_run_whose_settings_are_changed_repeats_itself(base: tuple[Path, dict[str, Tensor]]) -> None:
+    folder, expected = base
+    assert same(train(tiny(folder, "again", weight_decay=0.5))["ema"], expected)
 
 
 def test_the_defaults_are_the_published_ones() -> None:

@@ -31,6 +31,9 @@ def test_settings_survive_json_and_yaml(tmp_path: Path) -> None:
         ({"warmup_steps": -1}, "warmup_steps is -1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be positive"),
         ({"caption_dropout": 1.5}, "caption_dropout is 1.5"),
+        ({"class_dropout": -0.1}, "class_dropout is -0.1"),
+        ({"class_dropout": 0.1, "unet": {"num_classes": 4}}, "the network is told no class labels; set text to none"),
+        ({"class_dropout": 0.1, "text": None}, "the network is told no class labels; set text to none and num_classes"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"min_snr": 0.0}, "min_snr is 0.0"),
         ({"clip_norm": -1.0}, "clip_norm is -1.0"),
@@ -64,6 +67,18 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_yaml_rates_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("folder: x\nlearning_rate: 1e-4\n")
     assert read_config(tmp_path / "a.yaml").learning_rate == 1e-4
+
+
+def test_settings_that_were_stored_before_classes_could_be_dropped_drop_none(tmp_path: Path) -> None:
+    stored = tiny_config(tmp_path, text=None, unet={"num_classes": 3}).to_dict()
+    assert stored.pop("class_dropout") == 0.0 and stored["caption_dropout"] == 0.1
+    config = TrainConfig.from_dict(stored)
+    assert config.class_dropout == 0.0 and config.null_class is None
+
+
+def test_the_null_class_is_the_last_of_the_network(tmp_path: Path) -> None:
+    assert tiny_config(tmp_path, text=None, unet={"num_classes": 1001}, class_dropout=0.1).null_class == 1000
+    assert tiny_config(tmp_path, text=None, unet={"num_classes": 1001}).null_class is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 import steerdiff.train.diffusion as diffusion
 from steerdiff.errors import UserError
 from steerdiff.io import load_image, read_settings
-from steerdiff.models import read_header, read_safetensors
+from steerdiff.models import read_header, read_safetensors, save_safetensors
 from steerdiff.train.config import TrainConfig
 from steerdiff.train.data import Dataset, ImageFolder, Labels
 from steerdiff.train.diffusion import build_model, build_trainer, train_diffusion
@@ -197,33 +197,118 @@ def test_layers_that_the_other_run_lacks_start_at_zero(tmp_path: Path) -> None:
         torch.testing.assert_close(weight, average.get(name, torch.zeros_like(weight)))
 
 
+CLASSES = {**UNET, "num_classes": 3, "scale_shift_norm": True}  # groups of one channel would forget what is added
+
+
+def class_config(folder: Path, name: str = "run", **changes: Any) -> TrainConfig:
+    """Return a run that is told the three classes of the images, without text."""
+    values = {"text": None, "unet": CLASSES, "optimizer": "adamw", "warmup_steps": 0}
+    config = tiny_config(folder, name, **{**values, **changes})
+    return dataclasses.replace(config, data_options={**config.data_options, "labels": "class"})
+
+
 def test_adm_recipe_trains_classes_with_a_learned_variance(tmp_path: Path) -> None:
-    config = tiny_config(
+    config = class_config(
         tmp_path,
-        text=None,
-        unet={
-            "model_channels": 32,
-            "channel_mult": (1, 2),
-            "num_res_blocks": 1,
-            "attention_at": (2,),
-            "num_classes": 3,
-        },
+        unet={**CLASSES, "channel_mult": (1, 2), "attention_at": (2,)},
         parameterization="eps",
         learns_variance=True,
         min_snr=None,
-        optimizer="adamw",
         schedule={"name": "linear", "T": 1000},
         times="uniform",
         sample_every=4,
         sample_prompts=("0", "2"),
         sample_steps=2,
     )
-    config = dataclasses.replace(config, data_options={**config.data_options, "labels": "class"})
     train(config)
     assert curve(config)[0] == ("step", "loss", "mse", "vlb", "grad_norm", "learning_rate")
     header = read_header(Path(config.folder) / "weights.safetensors")
     assert header["kind"] == "unet" and header["unet"]["out_channels"] == 6 and header["learns_variance"]
     assert (Path(config.folder) / "samples" / "step-00000004.png").is_file()
+
+
+WITH_NULL = {**CLASSES, "num_classes": 4}
+
+
+@pytest.mark.parametrize(("chance", "learned"), [(0.0, {0, 1, 2}), (0.5, {0, 1, 2, 3}), (1.0, {3})])
+def test_labels_are_dropped_to_the_class_that_guidance_starts_from(
+    tmp_path: Path, chance: float, learned: set[int]
+) -> None:
+    import steerdiff
+
+    rates = {"learning_rate": 0.05, "ema_decay": 0.0}  # so that six steps make the classes differ
+    config = class_config(tmp_path, unet=WITH_NULL, class_dropout=chance, steps=6, **rates)
+    start, name = build_model(config).state_dict(), "label_emb.weight"
+    rows = (train(config)["model"][name] != start[name]).any(1)
+    assert set(rows.nonzero().flatten().tolist()) == learned
+    model = steerdiff.load(config.folder)
+    if not chance:
+        assert (model.num_classes, model.null_class) == (4, None)
+        return
+    assert (model.num_classes, model.null_class) == (3, 3)
+
+    def by_hand(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        uncond = model.network(x, t, y=torch.full_like(y, 3))
+        guided: Tensor = uncond + 3 * (model.network(x, t, y=y) - uncond)
+        return guided
+
+    drawing = {"y": [0, 2], "steps": 2, "seed": 4, "clip": "none"}
+    expected = dataclasses.replace(model, network=by_hand, null_class=None).sample(guidance=1.0, **drawing)
+    guided = model.sample(guidance=3.0, **drawing)
+    torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(guided, model.sample(guidance=1.0, **drawing), atol=1e-3)
+    with pytest.raises(UserError, match=r"labels must be in \[0, 3\)"):
+        model.sample(y=3)
+
+
+def test_a_run_that_drops_classes_resumes_exactly(tmp_path: Path) -> None:
+    whole = class_config(tmp_path, "whole", unet=WITH_NULL, class_dropout=0.5, steps=7, checkpoint_every=3)
+    parts = dataclasses.replace(whole, folder=str(tmp_path / "parts"))
+    expected = train(whole)
+    train(dataclasses.replace(parts, steps=4), resume=True)
+    actual = train(parts, resume=True)
+    assert same(actual["model"], expected["model"]) and same(actual["ema"], expected["ema"])
+    with pytest.raises(UserError, match="was started with other class_dropout"):
+        train_diffusion(dataclasses.replace(parts, class_dropout=0.0), resume=True)
+
+
+def test_grids_of_classes_are_guided_where_there_is_a_null_class(tmp_path: Path) -> None:
+    drawing = {"sample_every": 3, "sample_prompts": ("0", "2"), "sample_steps": 2, "steps": 3, "ema_decay": 0.0}
+    pictures = set()
+    for scale in (1.0, 9.0):
+        config = class_config(
+            tmp_path, f"{scale}", unet=WITH_NULL, class_dropout=0.5, sample_guidance=scale, learning_rate=0.1, **drawing
+        )
+        train(config)
+        pictures.add((Path(config.folder) / "samples" / "step-00000003.png").read_bytes())
+    assert len(pictures) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_dropout": 0.1}, r"is 3, but the data have 3 classes and class_dropout of 0.1 .* set num_classes to 4"),
+        ({"unet": {**CLASSES, "num_classes": 2}}, "is 2, but the data have 3 classes; set it to 3"),
+    ],
+)
+def test_a_table_without_room_for_a_class_is_an_error_before_training(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    config = class_config(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        train_diffusion(config, progress=False)
+    assert not Path(config.folder).exists()
+
+
+def test_a_null_class_that_is_not_the_last_is_refused(tmp_path: Path) -> None:
+    import steerdiff
+
+    config = class_config(tmp_path, unet=WITH_NULL, class_dropout=0.5, steps=1)
+    train(config)
+    path = Path(config.folder) / "weights.safetensors"
+    save_safetensors(path, read_safetensors(path), {**read_header(path), "null_class": 1})
+    with pytest.raises(UserError, match="has the null class 1; it must be the network's last, 3"):
+        steerdiff.load(path)
 
 
 @pytest.mark.parametrize(

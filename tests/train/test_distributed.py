@@ -1,4 +1,4 @@
-"""Two gloo processes under torchrun against one process with the same global batch."""
+"""Two gloo processes under torchrun's launcher against one process with the same global batch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 
 def launch(config: TrainConfig, file: Path) -> None:
     file.write_text(json.dumps(config.to_dict()))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, str(WORKER), str(file)]
+    command = [sys.executable, str(WORKER), str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -58,6 +58,7 @@ TESTED_ELSEWHERE = {
     "compile": "test_a_compiled_model_trains_the_same_weights",
     "place_steps": "test_a_run_takes_its_lesson_once",
     "freezes_text": "test_a_frozen_text_encoder_keeps_its_weights",
+    "class_dropout": "test_labels_are_dropped_to_the_class_that_guidance_starts_from",
     "log_every": "test_files_follow_their_intervals",
     "checkpoint_every": "test_files_follow_their_intervals",
     "keep_checkpoints": "test_files_follow_their_intervals",

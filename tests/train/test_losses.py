@@ -103,6 +103,31 @@ def test_captions_are_dropped_at_the_given_rate() -> None:
     assert loss.labels(classes) is classes.labels
 
 
+def test_class_labels_are_dropped_to_the_null_class_at_the_given_rate() -> None:
+    n = 4000
+    data = Batch(torch.zeros(n, 3, 1, 1), torch.arange(n) % 3, SampleRandom(0, range(n)))
+    loss = DiffusionLoss(lambda x, t: x, SCHEDULE, lambda *_: {}, dropout=0.2, null_class=7)
+    labels = loss.labels(data)
+    assert isinstance(labels, Tensor) and isinstance(data.labels, Tensor)
+    dropped = labels == 7
+    assert torch.equal(labels[~dropped], data.labels[~dropped]) and labels.dtype == data.labels.dtype
+    assert data.labels.max() == 2  # the batch's own are left alone
+    for number in range(3):  # whatever the class
+        count = int((data.labels == number).sum())
+        share = float(dropped[data.labels == number].double().mean())
+        assert abs(share - 0.2) < 5 * (0.2 * 0.8 / count) ** 0.5
+
+
+def test_which_labels_are_dropped_depends_on_the_samples_and_not_on_the_batch() -> None:
+    data = Batch(torch.zeros(40, 3, 1, 1), torch.arange(40), SampleRandom(3, range(40)))
+    captions = Batch(data.images, ["word"] * 40, data.random)
+    loss = DiffusionLoss(lambda x, t: x, SCHEDULE, lambda *_: {}, dropout=0.5, null_class=99)
+    whole, told = loss.labels(data), loss.labels(captions)
+    parts = [loss.labels(data.part(rows, torch.device("cpu"))) for rows in (slice(0, 7), slice(7, 40))]
+    assert isinstance(whole, Tensor) and torch.equal(whole, torch.cat(parts))  # type: ignore[arg-type]
+    assert told == ["" if label == 99 else "word" for label in whole.tolist()]
+
+
 def hybrid(parameterization: Parameterization, output: Tensor, **options: bool) -> DiffusionLoss:
     return DiffusionLoss(
         lambda x, t: output,

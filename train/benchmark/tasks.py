@@ -6,40 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from steerdiff.errors import require
 from steerdiff.train.recogniser import Recogniser, Sighting, load_recogniser, reading_order
-from steerdiff.train.scene_text import OBJECTS, RESERVED_WORDS, Split, article, is_held_out, known
-from steerdiff.train.scenes import (
-    CANVAS,
-    COLOURS,
-    OFFSETS,
-    SINGLE_SIZE,
-    Draws,
-    Edit,
-    EmojiScenes,
-    Item,
-    Scene,
-    to_images,
-)
-from steerdiff.train.sprites import lay, load_sprite
+from steerdiff.train.scene_text import Split, known
+from steerdiff.train.scenes import CANVAS, Draws, Edit, EmojiScenes, Item, Scene
 
 from .attributes import blue_to_red, cat_to_panda, draw_class, flat_to_3d
 from .cases import CASES_SEED, Case
 from .inputs import box_around, box_hole, low_resolution, stroke_hole, strokes
+from .subjects import draw_class_beside, draw_subject
 
 __all__ = ["TASKS", "Case", "Task", "draw_cases", "shipped_recogniser"]
 
-#: Random streams of the benchmark, beside those of the scenes and their edits (0 to 4) and of ``attributes`` (8 to 11):
-#: never renumbered.
-_ADDED, _HOLE, _SUBJECT = 5, 6, 7
+#: Random streams of the benchmark, beside those of the scenes and their edits (0 to 4), of ``attributes`` (8 to 11)
+#: and of ``subjects`` (7): never renumbered.
+_ADDED, _HOLE = 5, 6
 _NEXT = 1_000_000  # added to a number for the next candidate, where the recogniser misreads the true answer
 _TRIES = 20
-_RESERVED = RESERVED_WORDS[0]
-_SUBJECT_STYLE = "noto"
+_NO_TRUTH = ("inside", "outside", "feature_inside", "feature_outside", "iou")
 _NO_ERRORS = ("inside", "outside", "feature_inside", "feature_outside", "iou", "guide")
 
 
@@ -159,40 +146,6 @@ def _draw(number: int, split: Split, seed: int) -> Case:
     )
 
 
-def _subject(number: int, split: Split, seed: int) -> Case:
-    """Draw a subject of stream 7: an object in the art of noto, which training never shows, on two backgrounds.
-
-    The caption names it by a reserved word in the place of the style, before the word for its class, as in "a sks cat
-    on a blue background". The background asked for is held out for that object in split "held_out", else it is not.
-    """
-    draw = Draws(CASES_SEED + seed, number, split == "held_out", _SUBJECT)
-    name = draw.choose(OBJECTS)
-    seen = [colour for colour in COLOURS if not is_held_out(name, colour)]
-    before = draw.choose(seen)
-    others = [colour for colour in COLOURS if colour not in seen] if split == "held_out" else seen
-    after = draw.choose([colour for colour in others if colour != before])
-    place = CANVAS // 2 + draw.choose(OFFSETS), CANVAS // 2 + draw.choose(OFFSETS)
-    pictures = np.empty((2, 3, CANVAS, CANVAS), np.uint8)
-    for picture, colour in zip(pictures, (before, after), strict=True):
-        picture[:] = np.array(COLOURS[colour], np.uint8)[:, None, None]
-        lay(picture, load_sprite(name, _SUBJECT_STYLE, SINGLE_SIZE), *place)
-    image, truth = to_images(pictures)
-    texts = [f"a {_RESERVED} {name} on {article(colour)} {colour} background" for colour in (before, after)]
-    return Case(
-        task="subject",
-        number=number,
-        split=split,
-        image=image,
-        mask=None,
-        truth=truth,
-        changed=(image != truth).any(0, keepdim=True).to(torch.float32),
-        source_text=texts[0],
-        target_text=texts[1],
-        source=None,
-        target=None,
-    )
-
-
 def _items(scene: Scene | None) -> tuple[Item, ...]:
     return () if scene is None else scene.items
 
@@ -297,9 +250,17 @@ TASKS: dict[str, Task] = {
     "subject": Task(
         title="subject",
         note="one picture of a new subject, asked for on another background; right: that background is seen",
-        draw=_subject,
+        draw=draw_subject,
         right=_same_colour,
         without=("layout",),
+    ),
+    "class beside subject": Task(
+        title="class beside subject",
+        note="one picture of a new subject, but its class is asked for in 3d on that background; right: all that the "
+        "caption says is seen",
+        draw=draw_class_beside,
+        right=_as_captioned,
+        without=_NO_TRUTH,
     ),
     "reconstruct": Task(
         title="reconstruct",

@@ -83,10 +83,10 @@ def _found(claim: Claim, monkeypatch: pytest.MonkeyPatch, error: str | None = No
 def test_claims_are_written_and_bad_input_is_refused(steerdiff: Callable[..., Done], tmp_path: Path) -> None:
     assert "did you mean ilvr" in steerdiff("evaluate", "claims", "--papers", "ilvt").err
     assert "cases is 0" in steerdiff("evaluate", "claims", "--cases", 0).err
-    words = ["--papers", "sdedit", "--cases", 1, "--seeds", 1, "--cache", tmp_path / "cells", "--threads", 1]
+    words = ["--papers", "classifier-free", "--cases", 1, "--seeds", 1, "--cache", tmp_path / "cells", "--threads", 1]
     done = steerdiff("evaluate", "claims", *words, "--out", tmp_path / "out")
     assert (tmp_path / "out/claims.md").read_text() == done.out
     facts = json.loads((tmp_path / "out/claims.json").read_text())
-    assert len(facts["claims"]) == len(PAPERS["sdedit"].claims)
+    assert len(facts["claims"]) == len(PAPERS["classifier-free"].claims)
     again = steerdiff("evaluate", "claims", *words, "--out", tmp_path / "again")
     assert again.out == done.out

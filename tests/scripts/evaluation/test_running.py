@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ from torch import Tensor
 from steerdiff.errors import UserError
 from steerdiff.methods import RePaint
 from steerdiff.scripts.arguments import parse
-from steerdiff.scripts.evaluation import contestants, provenance, work
+from steerdiff.scripts.evaluation import contestants, dependencies, provenance, work
 from steerdiff.scripts.evaluation.cells import Cell
 from steerdiff.scripts.evaluation.contestants import TextToImage, Unchanged
-from steerdiff.scripts.evaluation.dependencies import hashes, read_source
+from steerdiff.scripts.evaluation.dependencies import read_source
 from steerdiff.scripts.evaluation.running import RunFlags, run_cells
 
 STILL = Cell(method="unchanged", settings=Unchanged(), task="colour", cases=2, seeds=(0,))
 SAMPLE = Cell(method="sample", settings=TextToImage(steps=1), task="colour", cases=1, seeds=(0, 3))
+PARSE = dependencies._parse_installed
 
 
 ERRORS = {
@@ -49,11 +49,10 @@ def flags(tmp_path: Path) -> RunFlags:
     return RunFlags(cache=tmp_path / "cells")
 
 
-@pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """Forget the model and the code that other tests have loaded."""
+@pytest.fixture
+def other_code() -> Iterator[None]:
+    """Forget the hashes of code that is not that of the library."""
     yield
-    work.loaded.cache_clear()
     provenance._code.cache_clear()
 
 
@@ -103,18 +102,15 @@ def test_a_widened_run_computes_only_what_is_new_and_a_full_store_needs_no_model
 
 
 def edited(module: str, old: str, new: str) -> Any:
-    """Return ``hashes`` as it would be after an edit of one of the library's modules."""
-
-    def read(name: str) -> tuple[str, bool] | None:
-        found = read_source(name)
-        if found is None or name != f"steerdiff.{module}":
-            return found
-        assert old in found[0]
-        return found[0].replace(old, new), found[1]
-
-    return partial(hashes, read=read)
+    """Return what parses the library's modules as they would be after an edit of one of them."""
+    name = f"steerdiff.{module}"
+    text, is_package = read_source(name) or ("", False)
+    assert old in text
+    changed = dependencies._parsed(name, {name: (text.replace(old, new), is_package)}.get)
+    return lambda asked: changed if asked == name else PARSE(asked)
 
 
+@pytest.mark.usefixtures("other_code")
 def test_cells_of_other_code_are_refused_before_any_compute_and_computed_again_if_asked(
     flags: RunFlags, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,11 +118,12 @@ def test_cells_of_other_code_are_refused_before_any_compute_and_computed_again_i
     old = {path: path.read_bytes() for path in files(flags)}
     computed.clear()
     provenance._code.cache_clear()
-    monkeypatch.setattr(provenance, "hashes", edited("guidance.model", "return 1 if", "return 1  if"))  # formatting
+    edit = edited("guidance.model", "return 1 if", "return 1  if")  # formatting
+    monkeypatch.setattr(dependencies, "_parse_installed", edit)
     assert [outcome.error for outcome in run_cells([SAMPLE, STILL], flags)] == [None, None] and not computed
     provenance._code.cache_clear()
     edit = edited("scripts.evaluation.contestants", "batch=len(prompt)", "batch=len(image) + 0")
-    monkeypatch.setattr(provenance, "hashes", edit)
+    monkeypatch.setattr(dependencies, "_parse_installed", edit)
     new = replace(STILL, seeds=(5,))
     with pytest.raises(UserError) as caught:
         run_cells([new, STILL, SAMPLE], flags)
@@ -138,7 +135,7 @@ def test_cells_of_other_code_are_refused_before_any_compute_and_computed_again_i
     assert computed == [new.key, SAMPLE.key] and all(outcome.error is None for outcome in outcomes)
     assert {path: path.read_bytes() for path in old} == old and len(files(flags)) == 4
     run_cells([SAMPLE], flags)  # what --fresh computed is found without it
-    monkeypatch.setattr(provenance, "hashes", hashes)
+    monkeypatch.setattr(dependencies, "_parse_installed", PARSE)
     provenance._code.cache_clear()
     run_cells([SAMPLE, STILL], flags)  # and so is the old, once the code is back
     assert computed == [new.key, SAMPLE.key]

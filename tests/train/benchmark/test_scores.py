@@ -60,6 +60,7 @@ def test_scores_that_say_nothing_are_not_numbers() -> None:
         **dict.fromkeys(("draw", "class"), {"inside", "outside", "feature_inside", "feature_outside", "iou", "guide"}),
         "remove": {"layout"},
         "subject": {"layout"},
+        "class beside subject": {"inside", "outside", "feature_inside", "feature_outside", "iou"},
         **dict.fromkeys(("low resolution", "strokes", "reconstruct"), {"outside", "feature_outside", "iou"}),
     }
     for name in TASKS:

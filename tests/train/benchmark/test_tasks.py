@@ -18,6 +18,7 @@ from steerdiff.train.scenes import COLOURS, OBJECTS, STYLES, WORDS, EmojiScenes,
 
 ALL_RESTORED = ("low resolution", "strokes", "reconstruct", "draw", "class")
 MASKED = ("object", "add", "remove", "hole")
+ALL_SEEN = ("class", "class beside subject")
 ATTRIBUTES = ("flat to 3d", "blue to red", "cat to panda")
 EDITS = ("object", "style", "colour", "add", "remove", "move", "subject", *ATTRIBUTES)
 #: Hash of what methods are given of the first 8 cases of each task. A task whose hash changes has other cases than
@@ -33,6 +34,7 @@ CASES = {
     "low resolution": "a0b669e08f9dc641",
     "strokes": "cd3cdfcf25af6ccb",
     "subject": "9cc9fd2fc2935946",
+    "class beside subject": "36ad95a42c635a21",
     "reconstruct": "23112899efbbf7e8",
     "draw": "851b34e7d37537ff",
     "class": "99db7ff74db92ff7",
@@ -90,7 +92,7 @@ def test_cases_are_of_no_other_set_of_scenes() -> None:
 def test_the_shapes_and_ranges_are_those_of_the_interface(task) -> None:
     for number, case in enumerate(draw_cases(task, 4)):
         assert case.task == task and case.number == number
-        assert case.split == ("held_out" if number % 2 and task != "class" else "train")
+        assert case.split == ("held_out" if number % 2 and task not in ALL_SEEN else "train")
         for image in (case.image, case.truth):
             assert image.shape == (3, 64, 64) and image.dtype == torch.float32 and image.abs().max() <= 1
         assert case.changed.shape == (1, 64, 64) and set(case.changed.unique().tolist()) <= {0.0, 1.0}
@@ -265,6 +267,24 @@ def test_subjects_are_named_by_a_reserved_word_and_stay_in_place() -> None:
         assert bool((case.image[:, :1, :1] == case.image[:, :1, :]).all()) and bool(ground[0].all())
 
 
+def test_a_class_stands_beside_the_very_same_subjects() -> None:
+    for subject, case in zip(draw_cases("subject", 64), draw_cases("class beside subject", 64), strict=True):
+        assert torch.equal(case.image, subject.image) and case.source_text == subject.source_text
+        assert case.target_text == subject.source_text.replace("sks", "3d")
+        assert torch.equal(case.truth[:, :1, :1], case.image[:, :1, :1])
+        shown, item = (case.image != case.image[:, :1, :1]).any(0), case.target.items[0]
+        rows, columns = (shown.any(axis).nonzero().double() for axis in (1, 0))
+        assert abs((rows.min() + rows.max() + 1) / 2 - item.y) <= 1
+        assert abs((columns.min() + columns.max() + 1) / 2 - item.x) <= 1
+
+
+def test_the_art_of_a_subject_is_seldom_taken_for_the_class_in_3d() -> None:
+    cases = draw_cases("class beside subject", 64)
+    sightings = load_recogniser().read(torch.stack([case.image for case in cases]))
+    right = sum(TASKS["class beside subject"].right(case, sight) for case, sight in zip(cases, sightings, strict=True))
+    assert right <= 6
+
+
 def test_no_true_answer_is_misread(task) -> None:
     recogniser = load_recogniser()
     cases = draw_cases(task, 16)
@@ -343,6 +363,18 @@ PAIR, TURNED = (
             ONE,
             [sees("single", "cat"), sees("single", "cat", style="3d", colour="blue")],
             [sees("single", "owl"), sees("horizontal", "cat", "cat"), sees("horizontal", "cat", "nothing")],
+        ),
+        (
+            "class beside subject",
+            "",
+            "a 3d cat on a red background",
+            [sees("single", "cat", style="3d")],
+            [
+                sees("single", "cat"),
+                sees("single", "owl", style="3d"),
+                sees("single", "cat", style="3d", colour="blue"),
+                sees("horizontal", "cat", "cat", style="3d"),
+            ],
         ),
         (
             "flat to 3d",
