@@ -40,11 +40,14 @@ class AttentionEdit:
     equalizer: Tensor | None = None  #: [E, L], factor of each target word; None is all 1
     gate: Tensor | None = None  #: [E, L] in [0, 1], how far cross edits count at this step; None is all 1
     cross: bool = True  #: whether cross-attention is edited
-    cross_tokens: int | None = None  #: cross-attention is edited on grids of at most this many cells; None on all
-    self_tokens: int = 0  #: self-attention is injected on grids of at most this many cells; 0 for none
+    #: cross-attention is edited on grids of at most this many cells; None on all; a tuple has one for each edited row
+    cross_tokens: int | tuple[int | None, ...] | None = None
+    #: self-attention is injected on grids of at most this many cells; 0 for none; a tuple has one for each edited row
+    self_tokens: int | tuple[int, ...] = 0
     _prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor | None, ...]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _parts: dict[tuple[int, ...], AttentionEdit] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.target)
@@ -67,8 +70,17 @@ class AttentionEdit:
             require(fits, f"{name} of the attention edit is {list(given.shape)}; it must be {form} or start with 1")
             lengths.add(given.shape[-1])
         require(len(lengths) < 2, f"the attention edit's tensors are for {sorted(lengths)} tokens; make them for one")
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        """Raise ``UserError`` for bounds of grids that fit no rows or that nothing is done with."""
+        for name in ("cross_tokens", "self_tokens"):
+            bounds = getattr(self, name)
+            fits = not isinstance(bounds, tuple) or len(bounds) == len(self.target)
+            require(fits, f"{name} is {bounds} for {len(self.target)} edited rows; give one number, or one for each")
+        some = self.cross_tokens if isinstance(self.cross_tokens, tuple) else (self.cross_tokens,)
         require(
-            self.cross_tokens is None or (self.cross and self.cross_tokens > 0),
+            some == (None,) or (self.cross and all(bound is None or bound > 0 for bound in some)),
             f"cross_tokens is {self.cross_tokens} with cross={self.cross}; give a number above 0 and cross=True",
         )
 
@@ -78,11 +90,30 @@ class AttentionEdit:
         given = (self.mapper, self.blend, self.equalizer, self.gate)
         return next((tensor.shape[-1] for tensor in given if tensor is not None), None)
 
-    def touches(self, site: Site, cells: int) -> bool:
-        """Say whether this edit changes the attention at ``site``, whose grid has ``cells`` cells."""
-        if site.kind == "self":
-            return cells <= self.self_tokens
-        return self.cross and (self.cross_tokens is None or cells <= self.cross_tokens)
+    def at(self, site: Site, cells: int) -> AttentionEdit | None:
+        """Return what counts of this edit at ``site``, whose grid has ``cells`` cells: all, some rows, or None."""
+        if site.kind == "cross" and not self.cross:
+            return None
+        bounds = self.self_tokens if site.kind == "self" else self.cross_tokens
+        each = bounds if isinstance(bounds, tuple) else (bounds,) * len(self.target)
+        return self._only(tuple(row for row, bound in enumerate(each) if bound is None or cells <= bound))
+
+    def _only(self, rows: tuple[int, ...]) -> AttentionEdit | None:
+        """Return the edit of some of the edited rows, made once; it has no bounds any more."""
+        if len(rows) in (0, len(self.target)):
+            return self if rows else None
+        if rows not in self._parts:
+            given = (self.mapper, self.blend, self.equalizer, self.gate)
+            parts = [part if part is None or len(part) == 1 else rows_of(part, rows) for part in given]
+            self._parts[rows] = AttentionEdit(
+                source=tuple(self.source[row] for row in rows),
+                target=tuple(self.target[row] for row in rows),
+                mapper=parts[0],
+                blend=parts[1],
+                equalizer=parts[2],
+                gate=parts[3],
+            )
+        return self._parts[rows]
 
     def check(self, rows: int, tokens: int | None) -> None:
         """Raise ``UserError`` unless the edit fits a call with ``rows`` images and ``tokens`` text states."""

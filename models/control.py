@@ -82,7 +82,7 @@ class Control:
         sites, edit, taps = list(sites), self.edit, self.taps
         if edit is not None:
             require(
-                any(edit.touches(site, cells) for site, cells in sites),
+                any(edit.at(site, cells) is not None for site, cells in sites),
                 f"the attention edit touches none of this network's {len(sites)} attentions; "
                 "set cross=True on a network with text, or a larger cross_tokens or self_tokens",
             )
@@ -110,7 +110,7 @@ class Control:
             mask: [B, 1, 1, L], True where a key may be seen, or None.
             site: Which attention this is.
         """
-        edit = self.edit if self.edit is not None and self.edit.touches(site, q.shape[2]) else None
+        edit = None if self.edit is None else self.edit.at(site, q.shape[2])
         if kernels.fused(q):
             return self._attend_fused(q, k, v, mask, site, edit)
         out = None

@@ -15,6 +15,7 @@ from typing import Any
 
 from steerdiff.errors import UserError, require
 
+from .ablation import kept
 from .arguments import parse
 
 __all__ = ["HASHES", "STEPS", "Assets", "Stage", "main", "stale"]
@@ -60,6 +61,10 @@ _GUIDANCE = tuple(
     _RESULTS / "guidance" / name
     for name in ("adm-scale.png", "overview.md", *(f"{name}.{end}" for name in _ABLATIONS for end in ("md", "csv")))
 )
+_TEXT = tuple(
+    _RESULTS / "text" / name
+    for name in (*kept.PICTURES, "overview.md", *(f"{name}.{end}" for name in kept.names() for end in ("md", "csv")))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,19 +108,28 @@ def _deltas(root: Path) -> None:
 
 
 def _guidance(root: Path) -> None:
-    from steerdiff.io import atomic_write
-
     from .ablation.overview import overview
 
-    kept = root / _RESULTS / "guidance"
-    for name in _ABLATIONS:
+    folder = _ablations(root, "guidance", _ABLATIONS)
+    _copy(root / "out/ablate/adm-scale/tradeoff.png", folder / "adm-scale.png")
+    _write(folder / "overview.md", overview([folder / f"{name}.csv" for name in _OVERVIEW]).encode())
+
+
+def _text(root: Path) -> None:
+    folder = _ablations(root, "text", kept.names())
+    for name, picture in kept.PICTURES.items():
+        _write(folder / name, picture.png(folder))
+    _write(folder / "overview.md", kept.page(folder).encode())
+
+
+def _ablations(root: Path, folder: str, names: Sequence[str]) -> Path:
+    """Run ablations, keep their tables in a folder of the results, and return it."""
+    for name in names:
         out = root / "out/ablate" / name
         _steerdiff("ablate", "--config", name, "--jobs", 2, "--cache", root / "out/cells", "--out", out)
         for suffix in ("md", "csv"):
-            _copy(out / f"ablation.{suffix}", kept / f"{name}.{suffix}")
-    _copy(root / "out/ablate/adm-scale/tradeoff.png", kept / "adm-scale.png")
-    text = overview([kept / f"{name}.csv" for name in _OVERVIEW])
-    atomic_write(kept / "overview.md", lambda file: file.write(text.encode()))
+            _copy(out / f"ablation.{suffix}", root / _RESULTS / folder / f"{name}.{suffix}")
+    return root / _RESULTS / folder
 
 
 def _samples(root: Path) -> None:
@@ -140,9 +154,12 @@ def _gallery(root: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    _write(target, source.read_bytes())
+
+
+def _write(target: Path, content: bytes) -> None:
     from steerdiff.io import atomic_write
 
-    content = source.read_bytes()
     atomic_write(target, lambda file: file.write(content))
 
 
@@ -159,6 +176,7 @@ STEPS: dict[str, Stage] = {
         make=_deltas,
     ),
     "guidance": Stage(inputs=(_BASE, _RECOGNISER, *_GUIDES), outputs=_GUIDANCE, make=_guidance),
+    "text": Stage(inputs=(_BASE, _RECOGNISER), outputs=_TEXT, make=_text),
     "gallery": Stage(inputs=(_BASE, *_GUIDES, *_SHIPPED_DELTAS), outputs=(_GALLERY,), make=_gallery),
     "samples": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _SAMPLES), make=_samples),
     "edits": Stage(inputs=(_BASE, _RECOGNISER), outputs=tuple(_RESULTS / name for name in _EDITS), make=_edits),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ __all__ = ["Cell", "Row", "Section", "draw_gallery"]
 
 INK, GREY, LINE, PAPER = (24, 24, 27), (113, 113, 122), (228, 228, 231), (255, 255, 255)
 MARGIN, GAP, TITLE, HEAD, NOTE = 40, 18, 26, 15, 14  # pixels
+_BESIDE = 14  # pixels between a section's title and its note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,8 @@ def draw_gallery(title: str, sections: Sequence[Section], zoom: int = 3) -> Imag
     side *= zoom
     columns = max(len(row.cells) for section in sections for row in section.rows)
     label_width = 190 if any(row.label for section in sections for row in section.rows) else 0
-    width = 2 * MARGIN + label_width + columns * side + (columns - 1) * GAP
+    words = max(_font(TITLE, bold=True).getlength(title), *(_title_width(section) for section in sections))
+    width = 2 * MARGIN + max(label_width + columns * side + (columns - 1) * GAP, math.ceil(words))
     heights = [_section_height(section, side) for section in sections]
     sheet = Image.new("RGB", (width, 2 * MARGIN + 2 * TITLE + sum(heights)), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -69,6 +72,11 @@ def draw_gallery(title: str, sections: Sequence[Section], zoom: int = 3) -> Imag
         _draw_section(sheet, section, y, side, MARGIN + label_width)
         y += height
     return sheet
+
+
+def _title_width(section: Section) -> float:
+    title = _font(TITLE - 6, bold=True).getlength(section.title)
+    return title + (_BESIDE + _font(NOTE).getlength(section.note) if section.note else 0)
 
 
 def _section_height(section: Section, side: int) -> int:
@@ -86,7 +94,7 @@ def _draw_section(sheet: Image.Image, section: Section, y: int, side: int, left:
     pen.line((MARGIN, y, sheet.width - MARGIN, y), LINE)
     pen.text((MARGIN, y + 14), section.title, INK, _font(TITLE - 6, bold=True))
     if section.note:
-        x = MARGIN + pen.textlength(section.title, _font(TITLE - 6, bold=True)) + 14
+        x = MARGIN + pen.textlength(section.title, _font(TITLE - 6, bold=True)) + _BESIDE
         pen.text((x, y + 19), section.note, GREY, _font(NOTE))
     y += 2 * TITLE
     for column, head in enumerate(section.heads):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from steerdiff.errors import require
 from steerdiff.scripts.suggestions import closest
 from steerdiff.train.benchmark import SCORES, TASKS, Interval
 
+from .curves import Curve, Stop, curve_plot
 from .plan import Plan
-from .plots import COLOURS, GREY, INK, MARKERS, Line, dressed, figure_of, label_of, lines_of, png_of, tick, title_of
+from .plots import Line, lines_of, tick, title_of
 from .tables import Measured
 
 __all__ = ["Station", "check_tradeoff", "paths_of", "tradeoff_plot"]
@@ -52,49 +52,18 @@ def tradeoff_plot(plan: Plan, rows: Sequence[Measured]) -> bytes | None:
 
     Bars are the intervals of both scores; each station names its value. None if no point has both scores.
     """
-    paths = [(label, stations) for label, stations in paths_of(plan, rows) if stations]
-    if plan.tradeoff is None or not paths:
+    curves = [Curve(label, tuple(_stop(plan, place) for place in path)) for label, path in paths_of(plan, rows) if path]
+    if plan.tradeoff is None or not curves:
         return None
     up, right = plan.tradeoff
-    figure = figure_of((7.6, 5.4))
-    panel = figure.subplots()
-    for number, (label, stations) in enumerate(paths):
-        _draw(panel, plan, (number, label), stations)
-    panel.set_xlabel(label_of(right), fontsize=12, color=INK)
-    panel.set_ylabel(label_of(up), fontsize=12, color=INK)
-    panel.margins(0.08)
-    dressed(panel)
-    title = title_of(plan, 0, lines_of(plan, 0, rows))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold", color=INK)
     axis = plan.axes[0].name.replace("+", " + ")
-    panel.set_title(f"along {axis}; bars are 95 % intervals", loc="left", fontsize=11, color=GREY)
-    if len(paths) > 1:
-        figure.legend(loc="outside lower left", ncols=min(3, len(paths)), frameon=False, fontsize=11)
-    return png_of(figure)
+    return curve_plot(curves, (up, right), title_of(plan, 0, lines_of(plan, 0, rows)), f"along {axis}")
+
+
+def _stop(plan: Plan, station: Station) -> Stop:
+    return Stop(tick(plan.axes[0].values[station.place], " + "), station.up, station.right)
 
 
 def _stations(line: Line, up: str, right: str) -> list[Station]:
     found = sorted(line.intervals.items())
     return [Station(place, own[up], own[right]) for place, own in found if up in own and right in own]
-
-
-def _draw(panel: Any, plan: Plan, style: tuple[int, str], stations: Sequence[Station]) -> None:
-    """Draw one path; ``style`` is its number and its label."""
-    number, label = style
-    up, right = plan.tradeoff or ("", "")
-    y = _scaled([station.up for station in stations], up)
-    x = _scaled([station.right for station in stations], right)
-    colour = COLOURS[number % len(COLOURS)]
-    look: dict[str, Any] = {"color": colour, "marker": MARKERS[number % len(MARKERS)], "ms": 6, "lw": 1.6}
-    panel.errorbar(x[0], y[0], xerr=x[1:], yerr=y[1:], fmt="none", ecolor=colour, elinewidth=1.1, alpha=0.45)
-    panel.plot(x[0], y[0], label=label, **look)
-    for station, across, along in zip(stations, x[0], y[0], strict=True):
-        text = tick(plan.axes[0].values[station.place], " + ")
-        panel.annotate(text, (across, along), (6, 6), textcoords="offset points", fontsize=10, color=INK)
-
-
-def _scaled(intervals: Sequence[Interval], name: str) -> list[list[float]]:
-    """Return means, and how far the intervals reach below and above them; shares in percent."""
-    factor = 100 if SCORES[name].percent else 1
-    below = [factor * max(0.0, i.value - i.low) for i in intervals]
-    return [[factor * i.value for i in intervals], below, [factor * max(0.0, i.high - i.value) for i in intervals]]

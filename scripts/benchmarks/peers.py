@@ -54,8 +54,8 @@ class StoreAllMaps(Control):
         maps = written_out_maps(q, k, mask)
         if q.shape[2] <= self.max_cells:
             self.step[site] = maps[: self.prompts].clone()
-        edit = self.edit
-        if edit is not None and edit.touches(site, q.shape[2]):
+        edit = None if self.edit is None else self.edit.at(site, q.shape[2])
+        if edit is not None:
             source, target = rows_of(maps, edit.source), rows_of(maps, edit.target)
             maps = with_rows(maps, edit.target, source if site.kind == "self" else edit.edited(source, target))
         return maps @ v

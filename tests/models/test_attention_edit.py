@@ -230,9 +230,34 @@ def test_cross_tokens_leaves_the_larger_grids_alone(network: UNet) -> None:
     assert not torch.allclose(out(cross_tokens=64), out(), atol=1e-3)
     cross = [site for site in network.sites if site.kind == "cross"]
     edit = AttentionEdit(source=(0,), target=(1,), cross_tokens=64)
-    assert {site.factor for site in cross if edit.touches(site, 256 // site.factor**2)} == {2}
+    assert {site.factor for site in cross if edit.at(site, 256 // site.factor**2) is edit} == {2}
     with pytest.raises(UserError, match="touches none of this network's .* larger cross_tokens or self_tokens"):
         out(cross_tokens=63)
+
+
+@torch.no_grad()
+def test_each_edited_row_may_have_its_own_grids(network: UNet) -> None:
+    """Bounds of rows give what each pair has alone with its own bounds, on whole batches and on none."""
+    x, t, context = network_inputs(5)
+    parts = all_parts(3)
+    bounds: dict[str, Any] = {"cross_tokens": (64, None, 16), "self_tokens": (0, 64, 256)}
+    together = AttentionEdit(source=(0, 0, 3), target=(1, 2, 4), **bounds, **parts)
+    taps = Taps(weights=torch.rand(5, 1, LENGTH), max_cells=256)
+    out = network(x, t, context, control=Control(edit=together, taps=taps))
+    for index, (source, target) in enumerate(zip(together.source, together.target, strict=True)):
+        alone = {name: part[index : index + 1] for name, part in parts.items()}
+        own = {name: values[index] for name, values in bounds.items()}
+        pair = [source, target]
+        edit = AttentionEdit(source=(0,), target=(1,), **own, **alone)
+        part = Taps(weights=taps.weights[pair], max_cells=256)
+        expected = network(x[pair], t[pair], context[pair], control=Control(edit=edit, taps=part))
+        torch.testing.assert_close(out[pair], expected, rtol=0, atol=1e-5)
+        for site, sums in part.sums.items():
+            torch.testing.assert_close(taps.sums[site][pair], sums, rtol=0, atol=1e-5)
+    site = next(site for site in network.sites if site.kind == "cross")
+    some = together.at(site, 64)
+    assert some is not None and some.target == (1, 2) and some is together.at(site, 64)
+    assert together.at(site, 16) is together
 
 
 @torch.no_grad()
@@ -282,6 +307,9 @@ def test_what_is_prepared_is_kept_by_precision_and_not_for_parts_that_are_learne
         ({"gate": torch.ones(1, 6), "blend": torch.ones(1, 7)}, r"tensors are for \[6, 7\] tokens"),
         ({"cross_tokens": 0}, "cross_tokens is 0 with cross=True"),
         ({"cross": False, "cross_tokens": 16}, "cross_tokens is 16 with cross=False"),
+        ({"cross_tokens": (16, 16)}, r"cross_tokens is \(16, 16\) for 1 edited rows; give one number, or one for each"),
+        ({"cross_tokens": (0,)}, r"cross_tokens is \(0,\) with cross=True"),
+        ({"self_tokens": (16, 16)}, r"self_tokens is \(16, 16\) for 1 edited rows"),
     ],
 )
 def test_edits_that_fit_nothing_are_named(fields: dict[str, Any], message: str) -> None:

@@ -76,10 +76,21 @@ def rows(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["embedded.md", "edits-summary.md", "noisy.md", "guidance/adm-scale.md", "guidance/overview.md"]
+    "name",
+    [
+        "embedded.md",
+        "edits-summary.md",
+        "noisy.md",
+        "guidance/adm-scale.md",
+        "guidance/overview.md",
+        "text/overview.md",
+    ],
 )
 def test_the_tables_of_the_readme_are_what_the_commands_wrote(name: str) -> None:
-    assert set(rows((ROOT / "docs/results" / name).read_text())) <= set(rows((ROOT / "README.md").read_text()))
+    written = re.findall(r"^(?:\|.*\n)+", (ROOT / "docs/results" / name).read_text(), re.MULTILINE)
+    readme = (ROOT / "README.md").read_text()
+    assert written
+    assert [table for table in written if table not in readme] == []
 
 
 def test_the_readmes_numbers_of_samples_are_those_of_the_command() -> None:

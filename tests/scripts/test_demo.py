@@ -118,6 +118,15 @@ def test_a_gallery_enlarges_without_smoothing_and_keeps_words_outside_of_picture
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_a_sheet_is_as_wide_as_its_words() -> None:
+    row = Row(label="", cells=(Cell(image=torch.zeros(3, 8, 8)),))
+    note = draw_gallery("Title", [Section(title="Part", note="a note that is wider than the picture", rows=(row,))])
+    title = draw_gallery("A title that is wider than the picture", [Section(title="Part", rows=(row,))])
+    for sheet in (note, title):
+        margin = np.array(sheet.convert("L"))[:, -39:]
+        assert (margin == 255).all() and sheet.width > 2 * 40 + 3 * 8
+
+
 # the assets
 
 

@@ -130,10 +130,15 @@ def test_every_seen_combination_is_in_training() -> None:
     assert {scene.relation for scene in scenes} == {None, *RELATIONS}
 
 
+@pytest.fixture(scope="module")
+def many() -> list[Scene]:
+    """Twenty thousand scenes."""
+    return EmojiScenes(seed=9).scenes(range(20000))
+
+
 @pytest.mark.parametrize("of", ["object", "style", "colour", "pair"])
-def test_names_are_drawn_evenly(of: str) -> None:
-    n = 20000
-    scenes = EmojiScenes(seed=9).scenes(range(n))
+def test_names_are_drawn_evenly(of: str, many: list[Scene]) -> None:
+    scenes, n = many, len(many)
     if of == "pair":
         counts, share = Counter(len(scene.items) == 2 for scene in scenes), {True: 0.3}
     elif of == "colour":

@@ -30,6 +30,16 @@ def test_each_setting_of_each_file_has_a_row_with_its_scores(tmp_path: Path) -> 
     ]
 
 
+def test_other_columns_can_be_asked_for(tmp_path: Path) -> None:
+    row = "diffedit-mask,object,0.25,iou,0.7764,0.7502,0.8008,192,8.0,k,\n"
+    (tmp_path / "a.csv").write_text(HEAD.format("finder.threshold") + row)
+    assert overview([tmp_path / "a.csv"], ("iou", "guide")).splitlines() == [
+        "| method | task | setting | mask IoU | distance to the image given |",
+        "| --- | --- | --- | --- | --- |",
+        "| diffedit-mask | object | finder.threshold 0.25 | 0.776 (0.750 to 0.801) |  |",
+    ]
+
+
 def test_a_setting_that_failed_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEAD.format("t0") + "sdedit,style,9,,,,,,,k,t0 is 9; it must lie in [0, 1]\n")
     with pytest.raises(UserError, match=r"a.csv has settings that failed \(t0 is 9"):
