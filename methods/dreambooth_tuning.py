@@ -20,7 +20,7 @@ from steerdiff.models.lora import LowRank, with_factors
 from steerdiff.train.losses import Batch
 from steerdiff.train.templates import reads_scenes, source_captions
 
-from .finetuned import cached_tensors, copy_of, identity, model_delta
+from .finetuned import cached_tensors, copy_of, identity, model_delta, unstated
 from .image_tuning import DenoisingLoss, TunedImages, rows_of
 from .inputs import folder_images
 
@@ -82,7 +82,8 @@ def folder_pictures(model: Model, folders: Mapping[FilePath, str | None]) -> Pic
         some, texts = folder_images(model, folder, captioned=caption is None)
         n = len(some)
         if n < _FEW:
-            warnings.warn(f"{folder} holds {n} pictures; 3 to 5 show what belongs to the subject", stacklevel=2)
+            count = "1 picture" if n == 1 else f"{n} pictures"
+            warnings.warn(f"{folder} holds {count}; 3 to 5 show what belongs to the subject", stacklevel=2)
         images.append(some)
         captions += cast("list[str]", texts) if caption is None else [caption] * n
     return Pictures(images=torch.cat(images), captions=tuple(captions))
@@ -125,6 +126,7 @@ def class_pictures(model: Model, captions: Sequence[str], seed: int, progress: s
             return {"images": ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}
 
         about = {"model": identity(model), "size": model.size, "captions": told, "seeds": seeds, **drawing}
+        about |= unstated(model)
         parts.append(cached_tensors("class-images", draw, **about)["images"])
     images = torch.cat(parts).to(model.device).float() / 127.5 - 1
     return Pictures(images=images, captions=tuple(captions))

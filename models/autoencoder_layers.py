@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from .config import AutoencoderConfig
 from .layers import Upsample
-from .norm import GroupNorm
+from .norm import GroupNorm, norm_act
 
 __all__ = ["Codebook", "Decoder", "Encoder"]
 
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         h = self.conv_in(image)
         for level in self.down:
             h = level(h)
-        out: Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(h))))
+        out: Tensor = self.conv_out(norm_act(self.mid(h), self.norm_out))
         return out
 
 
@@ -75,7 +75,7 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        image: Tensor = self.conv_out(functional.silu(self.norm_out(h)))
+        image: Tensor = self.conv_out(norm_act(h, self.norm_out))
         return image
 
 
@@ -116,8 +116,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out_channels, H, W]."""
-        h: Tensor = self.conv1(functional.silu(self.norm1(x)))
-        h = self.conv2(functional.silu(self.norm2(h)))
+        h: Tensor = self.conv1(norm_act(x, self.norm1))
+        h = self.conv2(norm_act(h, self.norm2))
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 

@@ -71,7 +71,7 @@ class Control:
             self.edit.check(rows, tokens)
         if self.taps is not None:
             self.taps.check(rows, tokens)
-            self.taps.calls += 1
+            self.taps.begin()
 
     def check(self, sites: Iterable[tuple[Site, int]]) -> None:
         """Raise ``UserError`` if an edit or a tap concerns none of the network's attentions: it would do nothing.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from steerdiff.errors import require
 
 from .config import UNetConfig, config_from_dict
-from .norm import zeroed
+from .norm import Layers, zeroed
 
 __all__ = ["DeltaH", "DeltaHConfig", "DeltaHForm", "DirectDeltaH", "MixedDeltaH", "build_delta_h", "delta_h_config"]
 
@@ -70,9 +70,9 @@ class DeltaH(nn.Module):
         self.config = config
         channels, eps = config.channels, 1e-6 if config.form == "ddpm" else 1e-5
         first: list[nn.Module] = [] if config.form == "ddpm" else [nn.GroupNorm(32, channels, eps=eps), nn.SiLU()]
-        self.before = nn.Sequential(*first, nn.Conv2d(channels, channels, 1))
+        self.before = Layers(*first, nn.Conv2d(channels, channels, 1))
         self.time = None if config.ignores_time else nn.Sequential(nn.SiLU(), nn.Linear(config.time_channels, channels))
-        self.after = nn.Sequential(nn.GroupNorm(32, channels, eps=eps), nn.SiLU(), nn.Conv2d(channels, channels, 1))
+        self.after = Layers(nn.GroupNorm(32, channels, eps=eps), nn.SiLU(), nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor, emb: Tensor, t: Tensor) -> Tensor:
         """Return the shift [B, C, h, w], float32 or wider, of a bottleneck ``h`` [B, C, h, w].

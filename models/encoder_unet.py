@@ -11,7 +11,7 @@ from steerdiff.errors import require
 
 from .config import EncoderUNetConfig
 from .layers import time_embedding
-from .norm import GroupNorm, zeroed
+from .norm import GroupNorm, Layers, zeroed
 from .trunk import middle, time_layers, way_down
 
 __all__ = ["AttentionPool", "EncoderUNet"]
@@ -111,11 +111,11 @@ def _pool(config: EncoderUNetConfig, widths: list[int]) -> nn.Sequential:
         return nn.Sequential(nn.Linear(sum(widths), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, classes))
     if config.pool == "spatial_v2":
         first, norm = nn.Linear(sum(widths), HIDDEN), GroupNorm(HIDDEN, trunk.norm_eps)
-        return nn.Sequential(first, norm, nn.SiLU(), nn.Linear(HIDDEN, classes))
+        return Layers(first, norm, nn.SiLU(), nn.Linear(HIDDEN, classes))
     head: list[nn.Module] = [GroupNorm(channels, trunk.norm_eps), nn.SiLU()]
     if config.pool == "adaptive":
         head += [nn.AdaptiveAvgPool2d(1), zeroed(nn.Conv2d(channels, classes, 1)), nn.Flatten()]
     else:
         cells = (config.image_size // trunk.divisor) ** 2
         head.append(AttentionPool(cells, channels, trunk.heads(channels), classes))
-    return nn.Sequential(*head)
+    return Layers(*head)

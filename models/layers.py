@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import AttentionBlock, SpatialTransformer
 from .config import UNetConfig
 from .control import Control
-from .norm import GroupNorm, zeroed
+from .norm import GroupNorm, Layers, norm_act, zeroed
 
 __all__ = ["Block", "Downsample", "ResBlock", "Upsample", "time_embedding", "upsampled"]
 
@@ -87,12 +87,12 @@ class ResBlock(nn.Module):
         super().__init__()
         self.film = config.scale_shift_norm
         self.resample = resample
-        self.in_layers = nn.Sequential(
+        self.in_layers = Layers(
             GroupNorm(channels, config.norm_eps), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
         )
         width = 2 * out_channels if self.film else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(config.time_channels, width))
-        self.out_layers = nn.Sequential(
+        self.out_layers = Layers(
             GroupNorm(out_channels, config.norm_eps),
             nn.SiLU(),
             nn.Dropout(config.dropout),
@@ -106,15 +106,15 @@ class ResBlock(nn.Module):
             h = self.in_layers(x)
         else:
             norm, act, conv = self.in_layers
-            h = conv(self.resample(act(norm(x))))
+            h = conv(self.resample(norm_act(x, norm, act)))
             x = self.resample(x)
         time = self.emb_layers(emb)[:, :, None, None].to(h.dtype)
-        norm, *rest = self.out_layers
+        norm, act, *rest = self.out_layers
         if self.film:
             scale, shift = time.chunk(2, dim=1)
-            h = torch.addcmul(shift, norm(h), 1 + scale)
+            h = norm_act(h, norm, act, film=(scale, shift))  # act(norm(h) * (1 + scale) + shift)
         else:
-            h = norm(h + time)
+            h = norm_act(h + time, norm, act)
         for layer in rest:
             h = layer(h)
         out: Tensor = self.skip_connection(x) + h

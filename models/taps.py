@@ -36,6 +36,9 @@ class Taps:
     cells: tuple[int, int] | None = None  #: height and width of the grid whose word maps are kept; None keeps all
     sums: dict[Site, Tensor] = field(default_factory=dict)  #: [B, K, N] float32, sum over calls of the mean over heads
     calls: int = 0  #: how many calls are in ``sums``
+    _made: list[tuple[AttentionEdit | None, torch.device, tuple[Tensor, Tensor]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )  #: what `words` made in this call, and of what; a dict by edit would not compile
 
     def __post_init__(self) -> None:
         require(
@@ -53,6 +56,12 @@ class Taps:
         self.bottleneck, self.calls = None, 0
         self.maps.clear()
         self.sums.clear()
+        self._made.clear()
+
+    def begin(self) -> None:
+        """Count a call."""
+        self.calls += 1
+        self._made.clear()
 
     def wants(self, site: Site, cells: int) -> bool:
         """Say whether the maps of ``site`` are kept."""
@@ -127,10 +136,20 @@ class Taps:
     def words(self, edit: AttentionEdit | None, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return what the source's and a row's own maps are summed with, each [B, K, L] in float32.
 
+        It is made once in each call of the network, for all its sites.
+
         Args:
             edit: What is done to the maps, or None.
             device: Where the maps are.
         """
+        for known, place, words in self._made:
+            if known is edit and place == device:
+                return words
+        words = self._words(edit, device)
+        self._made.append((edit, device, words))
+        return words
+
+    def _words(self, edit: AttentionEdit | None, device: torch.device) -> tuple[Tensor, Tensor]:
         weights = self.weights if self.weights is not None else torch.empty(0)
         taken = left = weights.to(device, torch.float32)
         if edit is None:

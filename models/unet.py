@@ -12,7 +12,7 @@ from .attention import AttentionBlock, CrossAttention
 from .config import UNetConfig
 from .control import Control
 from .layers import Block, ResBlock, time_embedding
-from .norm import GroupNorm, zeroed
+from .norm import GroupNorm, Layers, zeroed
 from .trunk import attention, middle, resampling, time_layers, way_down
 
 __all__ = ["UNet"]
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         self.output_blocks, channels = _way_up(config, widths)
         self.middle_block = center  # after the way up: saved optimisers know weights by this order
         out = nn.Conv2d(channels, config.out_channels * config.unshuffle**2, 3, padding=1)
-        self.out = nn.Sequential(GroupNorm(channels, config.norm_eps), nn.SiLU(), zeroed(out))
+        self.out = Layers(GroupNorm(channels, config.norm_eps), nn.SiLU(), zeroed(out))
         layers = (layer for part in (self.input_blocks, center, self.output_blocks) for layer in part.modules())
         self.sites = [layer.site for layer in layers if isinstance(layer, (AttentionBlock, CrossAttention))]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
+import torch
 from torch import Tensor
 
 from steerdiff.errors import require
@@ -72,8 +73,11 @@ def use(kernels: Kernels) -> contextlib.AbstractContextManager[None]:
 def fused(x: Tensor) -> bool:
     """Say whether a call on ``x`` goes to the operators, which run the kernels, and not to the plain functions.
 
+    The first such call builds the kernels, so that where that fails, the first call too runs the plain functions. While
+    PyTorch traces nothing is built: the operators in the graph decide when they run.
+
     Raises:
-        UserError: The setting is "cuda", and ``x`` is on another device.
+        UserError: The setting is "cuda", and ``x`` is on another device, or the kernels cannot be had.
     """
     chosen = setting()
     if chosen == "reference":
@@ -84,7 +88,9 @@ def fused(x: Tensor) -> bool:
             f"kernels is cuda, and the tensors are on {x.device.type}; move the model to a CUDA device, or choose auto",
         )
         return False
-    return chosen == "cuda" or _state.failure is None
+    if torch.compiler.is_compiling():
+        return chosen == "cuda" or _state.failure is None
+    return run_on_cuda(None)
 
 
 def run_on_cuda(limit: str | None) -> bool:

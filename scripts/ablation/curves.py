@@ -97,19 +97,19 @@ def curve_plot(curves: Sequence[Curve], scores: tuple[str, str], title: str, not
 def at_equal(curves: Sequence[Curve], scores: tuple[str, str]) -> str:
     """Return a Markdown table of what curves have to the right where all have the same ``up``, a share.
 
-    The rows are the least share that all curves reach, the multiples of 10 % above, and the most that all reach.
+    The rows are the least share that all curves reach, the multiples of 10 % above, and the most that all reach. Where
+    there is no such share, a sentence says which each reaches.
 
     Args:
         curves: One or more.
         scores: Names in ``SCORES``: what goes upwards, and what to the right.
-
-    Raises:
-        UserError: There is no share that all reach.
     """
-    least = max(min(stop.up.value for stop in curve.stops) for curve in curves)
-    most = min(max(stop.up.value for stop in curve.stops) for curve in curves)
-    names = ", ".join(curve.label for curve in curves)
-    require(least <= most, f"the curves {names} reach no share {scores[0]} together; widen their sweeps")
+    reached = [(min(shares), max(shares)) for shares in ([stop.up.value for stop in curve.stops] for curve in curves)]
+    least, most = max(low for low, _ in reached), min(high for _, high in reached)
+    if least > most:
+        pairs = zip(curves, reached, strict=True)
+        own = ", ".join(f"{curve.label} {100 * low:.0f} to {100 * high:.0f} %" for curve, (low, high) in pairs)
+        return f"No share {SCORES[scores[0]].title} is reached by all: {own}.\n"
     tens = [tenth / 10 for tenth in range(11) if least + 0.005 <= tenth / 10 <= most - 0.005]
     heads = [SCORES[scores[0]].title, *(f"{SCORES[scores[1]].title}, {curve.label}" for curve in curves)]
     lines = [line(heads), line(["---"] * len(heads))]

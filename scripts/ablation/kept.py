@@ -75,8 +75,12 @@ TABLES = {
     "Imagic": Table(
         ablations=("imagic-eta", "imagic-stages"), columns=("right", "layout", "outside", "feature_outside", "guide")
     ),
+    "UniTune": Table(
+        ablations=("unitune-guidance",), columns=("right", "layout", "outside", "feature_outside", "guide")
+    ),
 }
 
+_TUNED, _PLAIN = {"tune_steps": 80}, {"tune_steps": 0}
 #: The pictures, by name of their file.
 PICTURES = {
     "p2p-windows.png": Picture(
@@ -100,6 +104,16 @@ PICTURES = {
         note="along eta, the weight of the text",
         scores=("right", "guide"),
         curves=(Along(ablation="imagic-eta", field="eta"),),
+    ),
+    "unitune-guidance.png": Picture(
+        title="UniTune beside SDEdit, along guidance",
+        note="along guidance, from t0 = 0.8",
+        scores=("right", "feature_outside"),
+        curves=(
+            Along(ablation="unitune-guidance", field="guidance", label="UniTune", where=_TUNED),
+            Along(ablation="unitune-guidance", field="guidance", label="SDEdit (no updates)", where=_PLAIN),
+        ),
+        compares=True,
     ),
 }
 

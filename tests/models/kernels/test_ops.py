@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -223,6 +224,53 @@ def test_auto_falls_back_with_one_warning_for_each_reason(monkeypatch: pytest.Mo
             warnings.simplefilter("error")
             assert not choice.run_on_cuda(reason)
     assert choice._state.failure == "nvcc is not found"
+
+
+def test_the_first_call_already_knows_whether_the_kernels_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would take another path than the call after it, which checkpointing does not allow."""
+    monkeypatch.setattr(choice.build, "failure", lambda: "nvcc is not found")
+    x: Any = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.warns(UserWarning, match="nvcc is not found"):
+        assert not kernels.fused(x)
+    with kernels.use("cuda"), pytest.raises(UserError, match="cannot run: nvcc is not found"):
+        kernels.fused(x)
+    monkeypatch.setattr(choice.build, "failure", lambda: None)
+    assert kernels.fused(x)
+    with kernels.use("reference"):
+        assert not kernels.fused(x)
+
+
+def test_words_are_made_once_in_each_call_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, values = [], AttentionEdit.values
+    monkeypatch.setattr(AttentionEdit, "values", lambda edit, v: made.append(v) or values(edit, v))
+    taps = Taps(weights=normal(3, 2, LENGTH))
+    device = torch.device("cpu")
+    first = taps.words(EDIT, device)
+    assert taps.words(EDIT, device) is first and len(made) == 1
+    assert torch.equal(taps.words(None, device)[1], taps.weights.float())  # type: ignore[union-attr]
+    taps.weights *= 2
+    taps.begin()
+    torch.testing.assert_close(taps.words(EDIT, device), tuple(2 * part for part in first))
+    assert len(made) == 2 and taps.calls == 1
+
+
+def test_word_maps_compile_into_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "fused", lambda _: True)
+    q, k, v, *_ = attention_inputs(torch.float32, grad=False)
+    edit = AttentionEdit(source=ROWS[0], target=ROWS[1], mapper=normal(2, LENGTH, LENGTH, seed=7).float())
+    other = Site("other", "cross", "mid", 1)
+
+    def run(q: Tensor, taps: Taps) -> Tensor:
+        control = Control(edit=edit, taps=taps)
+        taps.begin()
+        for site in (CROSS, other):
+            control.attend(q, k, v, None, site)
+        return taps.sums[CROSS] + taps.sums[other]
+
+    expected, compiled = [Taps(weights=normal(3, 2, LENGTH)) for _ in range(2)]
+    torch.compiler.reset()
+    result = torch.compile(run, fullgraph=True, backend="eager")(q, compiled)
+    torch.testing.assert_close(result, run(q, expected))
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
 """Run as a process of its own, whose memory the tests measure.
 
 ``python apart.py open MEGABYTES FILE...`` opens files that may be hostile, with that much memory to spare, and prints
-what came of each and how many seconds of work it took. ``python apart.py fill FILE`` fills a network from a file.
-Both print one JSON object, with ``growth``: by how many bytes the process grew at most.
+what came of each and how many seconds of work it took. ``python apart.py fill FILE...`` fills a network from each file,
+in a fork for each, which share one import of PyTorch. They print a JSON object in a line, ``fill`` one for each file,
+with ``growth``: by how many bytes the process grew at most.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,8 +69,17 @@ def filled(path: str) -> bool:
     return not any(parameter.is_meta for parameter in holder.parameters())
 
 
-if __name__ == "__main__":
+def report(what: Callable[..., Any], *arguments: str) -> None:
     before = status("VmRSS")
-    what, *arguments = sys.argv[1:]
-    result = {"open": attempts, "fill": filled}[what](*arguments)
-    print(json.dumps({"result": result, "growth": status("VmHWM") - before}))
+    result = what(*arguments)
+    print(json.dumps({"result": result, "growth": status("VmHWM") - before}), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "open":
+        report(attempts, *sys.argv[2:])
+    for path in sys.argv[2:] if sys.argv[1] == "fill" else ():
+        if not (child := os.fork()):
+            report(filled, path)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, path

@@ -118,9 +118,9 @@ def test_curves_are_compared_between_the_least_and_the_most_that_both_reach() ->
     ]
 
 
-def test_curves_without_a_share_in_common_are_an_error() -> None:
-    with pytest.raises(UserError, match="the curves one, other reach no share right together"):
-        at_equal([curve((0.0, 1.0), (0.4, 2.0)), curve((0.5, 1.0), (0.9, 2.0), label="other")], PAIR)
+def test_of_curves_without_a_share_in_common_it_is_said_what_each_reaches() -> None:
+    one, other = curve((0.4, 2.0), (0.0, 1.0)), curve((0.5, 1.0), (0.9, 2.0), label="other")
+    assert at_equal([one, other], PAIR) == "No share right is reached by all: one 0 to 40 %, other 50 to 90 %.\n"
 
 
 # pictures
