@@ -6,15 +6,22 @@ namespace {
 
 extern __shared__ __align__(16) unsigned char shared_memory[];
 
+// How many blocks a multiprocessor has registers for at least: 128 for each thread with four, 168 with three, 255 with
+// two. Left to itself, the assembler spills some registers where room for one more block is then won.
+template <int D>
+constexpr int edited_blocks = D <= 96 ? 3 : 2;
+template <int D>
+constexpr int led_blocks = D <= 80 ? 4 : 3;
+
 template <class T, int D>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, edited_blocks<D>)
     edited_kernel(const __grid_constant__ AttentionArgs args, const __grid_constant__ Plan plan) {
   const Place at{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
   edited_block<T, D>(args, plan, shared_memory, at);
 }
 
 template <class T, int D>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, led_blocks<D>)
     led_kernel(const __grid_constant__ AttentionArgs args, const __grid_constant__ Plan plan) {
   const Place at{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.z)};
   led_block<T, D>(args, plan, shared_memory, at);

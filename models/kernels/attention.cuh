@@ -21,8 +21,8 @@ DEVICE void sum_words(const AttentionArgs& args, const Lanes<float> (&p)[Tiles][
       if (8 * j >= args.m) break;
 #pragma unroll
       for (int c = 0; c < 4; ++c) FOR_LANES(l) {
-        const int key = 8 * j + l % 4 * 2 + c % 2;
-        if (key < args.m) sum[c / 2][l] += p[j][c][l] * weights[key];
+        const int own = l % 4 * 2, key = 8 * j + c % 2;  // apart, for own + key would take a register for each key
+        if (key < args.m - own) sum[c / 2][l] += p[j][c][l] * (weights + own)[key];
       }
     }
 #pragma unroll
@@ -36,11 +36,22 @@ DEVICE void sum_words(const AttentionArgs& args, const Lanes<float> (&p)[Tiles][
   }
 }
 
+// This warp's probabilities of all keys, from what of them and of the queries is in shared memory.
+template <class T, int D>
+DEVICE void probabilities(Lanes<float> (&p)[max_keys / 8][4], const Shared<T, D>& shared, int keys, float scale) {
+  Lanes<float> fade[2];
+  Seen seen;
+  clear(p);
+  Products<T, D, max_keys / 8>::scores(p, shared.queries, shared.keys, keys);
+  hide(p, shared.bias, keys);
+  exponentials(p, seen, fade, keys, scale);
+  normalise(p, seen);
+}
+
 // One block of edited_attention: all keys at once. The lead's probabilities with `taken` come first, so that with
 // identity edits (`left` of zeros) nothing but zeros is added to what the lead's row has.
 template <class T, int D>
 DEVICE void edited_block(const AttentionArgs& args, const Plan& plan, void* memory, Place at) {
-  using Multiply = Products<T, D, max_keys / 8>;
   const Shared<T, D> shared(memory, plan);
   const int edit = args.edit[at.row], lead = args.lead[at.row] < 0 ? at.row : args.lead[at.row];
   const int first = (at.tile * warp_count() + warp_index()) * warp_queries;
@@ -65,12 +76,8 @@ DEVICE void edited_block(const AttentionArgs& args, const Plan& plan, void* memo
     commit_copies();
     wait_copies<1>();
     block_sync();
-    Lanes<float> p[max_keys / 8][4], fade[2];
-    Seen seen;
-    clear(p);
-    Multiply::scores(p, shared.queries, shared.keys, plan.keys);
-    exponentials(p, seen, fade, shared.bias, plan.keys, args.scale);
-    normalise(p, seen);
+    Lanes<float> p[max_keys / 8][4];
+    probabilities(p, shared, plan.keys, args.scale);
     if (args.sums && at.row < args.word_rows) sum_words(args, p, at, first, pass == 0);
     if (!plan.apart) {
       block_sync();
@@ -79,7 +86,7 @@ DEVICE void edited_block(const AttentionArgs& args, const Plan& plan, void* memo
     }
     wait_copies<0>();
     block_sync();
-    Multiply::add(o, p, shared.values, plan.keys);
+    Products<T, D, max_keys / 8>::add(o, p, shared.values, plan.keys);
     block_sync();
   }
   if (first < args.n) store<T, D>(args, shared.queries, o, at, first);
@@ -116,7 +123,8 @@ DEVICE void led_block(const AttentionArgs& args, const Plan& plan, void* memory,
     block_sync();
     load_bias(args, shared.bias + (1 - odd) * step, lead, key + step, step);
     load(shared.keys, args.k, args.k_stride, lead, key + step);
-    exponentials(p, seen, fade, shared.bias + odd * step, step, args.scale);
+    hide(p, shared.bias + odd * step, step);
+    exponentials(p, seen, fade, step, args.scale);
     multiply(o, fade);
     wait_copies<1>();  // for the values
     block_sync();

@@ -58,6 +58,7 @@ DEVICE void load_rows(T* to, const T* from, int64_t stride, int count, int rows,
   constexpr int chunks = D / chunk<T>;
   const bool aligned = (reinterpret_cast<uintptr_t>(from) | static_cast<uintptr_t>(stride * sizeof(T))) % 16 == 0;
   FOR_LANES(l) {
+#pragma unroll 1
     for (int i = worker * 32 + l; i < rows * chunks; i += workers * 32) {
       const int row = i / chunks, column = i % chunks * chunk<T>;
       T* cell = to + row * pitch<T, D> + column;
@@ -147,26 +148,31 @@ struct Products {
   }
 };
 
-// The same in float32.
+// The same in float32; a query's numbers are read once for all keys, and lie in 8 registers.
 template <int D, int Tiles>
 struct Products<float, D, Tiles> {
   DEVICE static void scores(Lanes<float> (&s)[Tiles][4], const float* queries, const float* keys, int count) {
     constexpr int row = pitch<float, D>;
+#pragma unroll 1
+    for (int k = 0; k < D; k += 4) {
+      Lanes<Chunk<float>> q[2];
+      for (int i = 0; i < 2; ++i) {
+        FOR_LANES(l) q[i][l] = *reinterpret_cast<const Chunk<float>*>(queries + (l / 4 + 8 * i) * row + k);
+      }
 #pragma unroll
-    for (int j = 0; j < Tiles; ++j) {
-      if (8 * j >= count) break;
-      FOR_LANES(l) {
-#pragma unroll 4
-        for (int k = 0; k < D; k += 4) {
-          Chunk<float> q[2], key[2];
-          for (int i = 0; i < 2; ++i) {
-            q[i] = *reinterpret_cast<const Chunk<float>*>(queries + (l / 4 + 8 * i) * row + k);
-            key[i] = *reinterpret_cast<const Chunk<float>*>(keys + (8 * j + l % 4 * 2 + i) * row + k);
+      for (int j = 0; j < Tiles; j += 2) {
+        if (8 * j >= count) break;
+        FOR_LANES(l) {
+          Chunk<float> key[4];
+          for (int i = 0; i < 4; ++i) {
+            key[i] = *reinterpret_cast<const Chunk<float>*>(keys + (8 * (j + i / 2) + l % 4 * 2 + i % 2) * row + k);
           }
 #pragma unroll
-          for (int c = 0; c < 4; ++c)
+          for (int c = 0; c < 8; ++c)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) s[j][c][l] += q[c / 2].numbers[i] * key[c % 2].numbers[i];
+            for (int i = 0; i < 4; ++i) {
+              s[j + c / 4][c % 4][l] += q[c / 2 % 2][l].numbers[i] * key[c / 4 * 2 + c % 2].numbers[i];
+            }
         }
       }
     }
@@ -203,11 +209,23 @@ struct Seen {
   }
 };
 
+// Make the scores of keys that may not be seen -infinity.
+template <int Tiles>
+DEVICE void hide(Lanes<float> (&s)[Tiles][4], const float* bias, int count) {
+#pragma unroll
+  for (int j = 0; j < Tiles; ++j) {
+    if (8 * j >= count) break;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) FOR_LANES(l) {
+      if (bias[8 * j + l % 4 * 2 + c % 2] < 0.0f) s[j][c][l] = -INFINITY;
+    }
+  }
+}
+
 // Turn scores into exponentials of what they exceed the greatest so far by; `fade` is the factor for all earlier ones.
 // Where no key was seen yet the base is 0, so that nothing is taken from infinity.
 template <int Tiles>
-DEVICE void exponentials(Lanes<float> (&s)[Tiles][4], Seen& seen, Lanes<float> (&fade)[2], const float* bias, int count,
-                         float scale) {
+DEVICE void exponentials(Lanes<float> (&s)[Tiles][4], Seen& seen, Lanes<float> (&fade)[2], int count, float scale) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     Lanes<float> top = seen.base[i], sum;
@@ -215,10 +233,7 @@ DEVICE void exponentials(Lanes<float> (&s)[Tiles][4], Seen& seen, Lanes<float> (
     for (int j = 0; j < Tiles; ++j) {
       if (8 * j >= count) break;
 #pragma unroll
-      for (int c = 2 * i; c < 2 * i + 2; ++c) FOR_LANES(l) {
-        if (bias[8 * j + l % 4 * 2 + c % 2] < 0.0f) s[j][c][l] = -INFINITY;
-        top[l] = fmaxf(top[l], s[j][c][l]);
-      }
+      for (int c = 2 * i; c < 2 * i + 2; ++c) FOR_LANES(l) top[l] = fmaxf(top[l], s[j][c][l]);
     }
     top = quad_max(top);
     FOR_LANES(l) {

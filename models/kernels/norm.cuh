@@ -1,159 +1,13 @@
 // Group normalisation, scale and shift, SiLU, and their gradients, written by warps: see norm.h for what they compute.
 //
 // A pass is a struct whose `warp` does one warp's share; no two warps of a pass meet, so there is no shared memory, no
-// sync and no atomic. Passes over numbers go by tiles: a row, some channels and a chunk of cells.
+// sync and no atomic.
 #pragma once
 #include <initializer_list>
 
-#include "lanes.cuh"
-#include "norm.h"
+#include "norm_parts.cuh"
 
 namespace steerdiff {
-
-// Storage of one kind: elements T, V to a load, in one of the two layouts.
-template <class T_, int V_, bool channels_last_>
-struct Kind {
-  using T = T_;
-  static constexpr int V = V_;
-  static constexpr bool channels_last = channels_last_;
-  static constexpr int width = channels_last ? V : 1;  // channels that one lane meets
-};
-
-template <class T, int V>
-struct alignas(sizeof(T) * V) Vector {
-  T values[V];
-};
-
-// What one warp takes: without channels_last one channel, its lanes side by side along the cells; with it 4 lanes side
-// by side along the channels, times 8 cells.
-template <class K>
-struct Tile {
-  int row, channel;     // the first channel
-  int64_t chunk, chunks;
-  int64_t begin, end;   // cells
-
-  static int64_t count(const NormArgs& args) {
-    const int64_t length = norm_chunk(args), chunks = (args.cells + length - 1) / length;
-    return args.rows * chunks * (K::channels_last ? (args.channels + 4 * K::V - 1) / (4 * K::V) : args.channels);
-  }
-
-  DEVICE Tile(const NormArgs& args, int64_t length, int64_t warp) {
-    chunks = (args.cells + length - 1) / length;
-    if (K::channels_last) {
-      const int blocks = (args.channels + 4 * K::V - 1) / (4 * K::V);
-      channel = static_cast<int>(warp % blocks) * 4 * K::V;
-      chunk = warp / blocks % chunks;
-      row = static_cast<int>(warp / blocks / chunks);
-    } else {
-      chunk = warp % chunks;
-      channel = static_cast<int>(warp / chunks % args.channels);
-      row = static_cast<int>(warp / chunks / args.channels);
-    }
-    begin = chunk * length;
-    end = begin + length < args.cells ? begin + length : args.cells;
-  }
-
-  DEVICE int channel_of(int l) const { return K::channels_last ? channel + l % 4 * K::V : channel; }
-
-  // Call f(offset) for each vector of lane l, by the number of its first element in memory.
-  template <class F>
-  DEVICE void each(const NormArgs& args, int l, F f) const {
-    if (channel_of(l) >= args.channels) return;
-    const int64_t step = K::channels_last ? 8 : 32 * K::V;
-    for (int64_t cell = begin + (K::channels_last ? l / 4 : l * K::V); cell < end; cell += step) {
-      f(K::channels_last ? (row * args.cells + cell) * args.channels + channel_of(l)
-                         : (static_cast<int64_t>(row) * args.channels + channel) * args.cells + cell);
-    }
-  }
-
-  // Call f(l, channel, i) for each channel of this tile and the lane and place that keep its sum over the tile.
-  template <class F>
-  DEVICE void each_channel(const NormArgs& args, F f) const {
-    FOR_LANES(l) {
-      if (l < (K::channels_last ? 4 : 1) && channel_of(l) < args.channels) {
-        for (int i = 0; i < K::width; ++i) f(l, channel_of(l) + i, i);
-      }
-    }
-  }
-
-  // Where in `work` the two numbers of this row, chunk and channel are.
-  DEVICE float* partial(const NormArgs& args, int c) const {
-    return args.work + 2 * ((row * chunks + chunk) * args.channels + c);
-  }
-
-  static constexpr int first_mask = K::channels_last ? 4 : 1;  // of the butterfly over lanes of the same channels
-};
-
-template <class K>
-DEVICE void load(float (&to)[K::V], const void* from, int64_t offset) {
-  using T = typename K::T;
-  const auto vector = *reinterpret_cast<const Vector<T, K::V>*>(static_cast<const T*>(from) + offset);
-  for (int v = 0; v < K::V; ++v) to[v] = to_float(vector.values[v]);
-}
-
-template <class K>
-DEVICE void store(void* to, int64_t offset, const float (&from)[K::V]) {
-  using T = typename K::T;
-  Vector<T, K::V> vector;
-  for (int v = 0; v < K::V; ++v) vector.values[v] = from_float<T>(from[v]);
-  *reinterpret_cast<Vector<T, K::V>*>(static_cast<T*>(to) + offset) = vector;
-}
-
-DEVICE float number(const void* from, int64_t i, DType dtype) {
-  if (dtype == DType::float32) return static_cast<const float*>(from)[i];
-  if (dtype == DType::half) return to_float(static_cast<const Half*>(from)[i]);
-  return to_float(static_cast<const BFloat16*>(from)[i]);
-}
-
-// 1 + scale of a row and channel.
-DEVICE float scale_of(const NormArgs& args, int64_t row, int c) {
-  return args.scale ? 1.0f + number(args.scale, row * args.scale_stride + c, args.dtype) : 1.0f;
-}
-
-// u = (x - mean) * slope + offset, for one channel of one row.
-struct Line {
-  float mean, slope, offset;
-
-  DEVICE Line() {}
-  DEVICE Line(const NormArgs& args, int64_t row, int c) {
-    const int64_t group = row * args.groups + c / (args.channels / args.groups);
-    const float scale = scale_of(args, row, c);
-    mean = args.mean[group];
-    slope = args.rstd[group] * number(args.weight, c, args.param_dtype) * scale;
-    offset = number(args.bias, c, args.param_dtype) * scale;
-    if (args.shift) offset += number(args.shift, row * args.shift_stride + c, args.dtype);
-  }
-  DEVICE float operator()(float x) const { return (x - mean) * slope + offset; }
-};
-
-// Count, mean and sum of squared distances from the mean; `merge` as Chan, Golub and LeVeque 1979.
-struct Spread {
-  float count, mean, squares;
-
-  DEVICE void merge(float other_count, float other_mean, float other_squares) {
-    if (other_count == 0.0f) return;
-    const float total = count + other_count, share = other_count / total, apart = other_mean - mean;
-    mean += apart * share;
-    squares += other_squares + apart * apart * count * share;
-    count = total;
-  }
-};
-
-// Merge over all lanes whose numbers differ in a bit of `mask` or above; the lowest of them has the whole.
-DEVICE void merge_lanes(Lanes<Spread>& spread, int mask) {
-  for (; mask < 32; mask *= 2) {
-    Lanes<float> count, mean, squares;
-    FOR_LANES(l) {
-      count[l] = spread[l].count;
-      mean[l] = spread[l].mean;
-      squares[l] = spread[l].squares;
-    }
-    count = shuffle_xor(count, mask);
-    mean = shuffle_xor(mean, mask);
-    squares = shuffle_xor(squares, mask);
-    FOR_LANES(l) spread[l].merge(count[l], mean[l], squares[l]);
-  }
-}
 
 // Forward, first: mean and squares of each channel of each tile, to `work`.
 template <class K>
@@ -162,28 +16,30 @@ struct Moments {
 
   DEVICE static void warp(const NormArgs& args, int64_t length, int64_t warp) {
     const Tile<K> tile(args, length, warp);
-    Lanes<Spread> spreads[K::width];
+    Lanes<Spread<K::width>> spread;
     FOR_LANES(l) {
-      for (int i = 0; i < K::width; ++i) spreads[i][l] = {0.0f, 0.0f, 0.0f};
+      spread[l] = {};
       tile.each(args, l, [&](int64_t offset) {
         float x[K::V];
         load<K>(x, args.x, offset);
+        Spread<K::width> more = {1.0f, {}, {}};
         if (K::channels_last) {
-          for (int i = 0; i < K::width; ++i) spreads[i][l].merge(1.0f, x[i], 0.0f);
+          for (int i = 0; i < K::width; ++i) more.mean[i] = x[i];
         } else {
-          float sum = 0.0f, squares = 0.0f;
+          float sum = 0.0f;
           for (int v = 0; v < K::V; ++v) sum += x[v];
-          const float mean = sum / K::V;
-          for (int v = 0; v < K::V; ++v) squares += (x[v] - mean) * (x[v] - mean);
-          spreads[0][l].merge(K::V, mean, squares);
+          more.count = K::V;
+          more.mean[0] = sum / K::V;
+          for (int v = 0; v < K::V; ++v) more.squares[0] += (x[v] - more.mean[0]) * (x[v] - more.mean[0]);
         }
+        spread[l].merge(more);
       });
     }
-    for (int i = 0; i < K::width; ++i) merge_lanes(spreads[i], Tile<K>::first_mask);
+    merge_lanes(spread, Tile<K>::first_mask);
     tile.each_channel(args, [&](int l, int c, int i) {
       float* partial = tile.partial(args, c);
-      partial[0] = spreads[i][l].mean;
-      partial[1] = spreads[i][l].squares;
+      partial[0] = spread[l].mean[i];
+      partial[1] = spread[l].squares[i];
     });
   }
 };
@@ -195,20 +51,20 @@ struct Fold {
   DEVICE static void warp(const NormArgs& args, int64_t length, int64_t warp) {
     const int64_t row = warp / args.groups, chunks = (args.cells + length - 1) / length;
     const int size = args.channels / args.groups, first = static_cast<int>(warp % args.groups) * size;
-    Lanes<Spread> spread;
+    Lanes<Spread<1>> spread;
     FOR_LANES(l) {
-      spread[l] = {0.0f, 0.0f, 0.0f};
+      spread[l] = {};
       for (int64_t i = l; i < chunks * size; i += 32) {
         const int64_t chunk = i / size, left = args.cells - chunk * length;
         const float* partial = args.work + 2 * ((row * chunks + chunk) * args.channels + first + i % size);
-        spread[l].merge(static_cast<float>(left < length ? left : length), partial[0], partial[1]);
+        spread[l].merge({static_cast<float>(left < length ? left : length), {partial[0]}, {partial[1]}});
       }
     }
     merge_lanes(spread, 1);
     FOR_LANES(l) {
       if (l == 0) {
-        args.mean[warp] = spread[l].mean;
-        args.rstd[warp] = 1.0f / sqrtf(spread[l].squares / spread[l].count + args.eps);
+        args.mean[warp] = spread[l].mean[0];
+        args.rstd[warp] = 1.0f / sqrtf(spread[l].squares[0] / spread[l].count + args.eps);
       }
     }
   }
