@@ -18,6 +18,7 @@ from steerdiff.models.alignment import (
     find,
     refinement_mapper,
     replacement_mapper,
+    window_ends,
     word_gates,
 )
 from steerdiff.models.control import AttentionEdit
@@ -165,9 +166,5 @@ def _find_or_none(spans: Sequence[Span], word: str) -> tuple[int, ...]:
 
 def _steps(window: Window, steps: int) -> range:
     """Return the steps of a window of the self-attention."""
-    a, b = window if isinstance(window, tuple) else (0.0, window)
-    require(
-        0 <= a <= b <= 1,
-        f"self_replace_steps is {window}; give a fraction, or (a, b) with 0 <= a <= b <= 1",
-    )
+    a, b = window_ends(window, "self_replace_steps")
     return range(int(a * steps + 1e-9), int(b * steps + 1e-9))

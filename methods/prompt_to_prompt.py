@@ -15,7 +15,7 @@ from steerdiff.guidance import Condition, Model
 from steerdiff.guidance.local_blend import BLEND_STARTS, BlendVariant, LocalBlend
 from steerdiff.guidance.settings import Spacing
 from steerdiff.guidance.word_edits import Pairing, WordEdits, WordPairing, word_rows
-from steerdiff.models.alignment import DEFAULT, WordTokens
+from steerdiff.models.alignment import DEFAULT, WordTokens, window_ends
 from steerdiff.models.control import Control, Taps
 from steerdiff.samplers import DDIM, ClipPolicy, Noise, Path, Seeds, Solver, integrate, resolve_seeds
 
@@ -91,7 +91,7 @@ class PromptToPrompt:
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be at least 0")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; it must be positive")
         for name in ("cross_replace_steps", "self_replace_steps"):
-            _check_window(getattr(self, name), name)
+            window_ends(getattr(self, name), name)
         self._pairing(0)
 
     @torch.no_grad()
@@ -286,11 +286,6 @@ def _number(text: str, name: str, word: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"{name} of '{word}' is '{text}'; give a number") from None
-
-
-def _check_window(window: Window, name: str) -> None:
-    a, b = window if isinstance(window, tuple | list) else (0.0, window)
-    require(0 <= a <= b <= 1, f"{name} is {window}; give a fraction, or (a, b) with 0 <= a <= b <= 1")
 
 
 def _window(text: str, word: str) -> Window:

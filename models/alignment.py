@@ -30,6 +30,7 @@ __all__ = [
     "refinement_mapper",
     "replacement_mapper",
     "spans_of",
+    "window_ends",
     "word_gates",
 ]
 
@@ -221,6 +222,18 @@ def word_gates(
     return gates
 
 
+def window_ends(window: Window, name: str) -> tuple[float, float]:
+    """Return where a window begins and ends, in shares of the steps; ``name`` is what the error calls it.
+
+    Raises:
+        UserError: It is no part of [0, 1].
+    """
+    ends = tuple(window) if isinstance(window, tuple | list) else (0.0, window)
+    is_part = len(ends) == 2 and 0 <= ends[0] <= ends[1] <= 1
+    require(is_part, f"{name} is {window}; give a fraction, or (a, b) with 0 <= a <= b <= 1")
+    return ends[0], ends[1]
+
+
 def equalizer(values: Mapping[str, float], spans: Sequence[Span], length: int) -> Tensor:
     """Return the factor of each token's map [L]: 1 but for the words in ``values``.
 
@@ -277,8 +290,7 @@ def _aligned(source: Sequence[int], target: Sequence[int]) -> Iterator[tuple[int
 
 def _window(name: str, window: Window, rows: int, official: bool) -> range:
     """Return the rows of a window."""
-    a, b = window if isinstance(window, tuple | list) else (0.0, window)
-    require(0 <= a <= b <= 1, f"the window of '{name}' is {window}; give a fraction, or (a, b) with 0 <= a <= b <= 1")
+    a, b = window_ends(window, f"the window of '{name}'")
     slack = 0 if official else 1e-9  # 0.58 * 50 is a little less than 29
     return range(int(a * rows + slack), int(b * rows + slack))
 

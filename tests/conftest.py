@@ -23,7 +23,7 @@ except ImportError:  # hypothesis is a development dependency
 def pytest_configure() -> None:
     """Leave files to the operating system: none has to outlive the machine, and thousands are written.
 
-    A descriptor that cannot be written is still an error. Other processes that tests start wait for the disk.
+    A descriptor that is closed is still an error. Other processes that tests start wait for the disk.
     """
 
     def written(file: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from steerdiff.methods.dreambooth import PRESETS
 
@@ -33,9 +34,8 @@ _REMARKS = (
 
 def _published(setting: str, source: str, n: int | None = None, **values: float) -> tuple[Published, ...]:
     """Return numbers that were read in a stored copy of the paper, by the name of their metric."""
-    names: dict[str, MetricName] = {"dino": "dino", "clip_i": "clip_i", "clip_t": "clip_t", "div": "div"}
     return tuple(
-        Published(value=value, metric=names[name], setting=setting, source=source, read=True, n=n)
+        Published(value=value, metric=cast(MetricName, name), setting=setting, source=source, read=True, n=n)
         for name, value in values.items()
     )
 

@@ -249,6 +249,7 @@ def test_prompts_that_say_the_same_are_a_warning_unless_a_word_is_re_weighted(mo
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"cross_replace_steps": 1.5}, "cross_replace_steps is 1.5; give a fraction"),
         ({"self_replace_steps": (0.6, 0.2)}, r"self_replace_steps is \(0.6, 0.2\); give a fraction"),
+        ({"self_replace_steps": (0.0, 0.2, 0.6)}, r"self_replace_steps is \(0.0, 0.2, 0.6\); give a fraction"),
         ({"inversion": "exact"}, "inversion is 'exact'; known are null-text, negative-prompt, ddim"),
         ({"blend_variant": "own"}, "blend_variant is 'own'; known are p2p, ldm, null-text"),
         ({"blend_factor": 0}, "blend_factor is 0"),

@@ -27,7 +27,7 @@ _ADDED, _HOLE = 5, 6
 _NEXT = 1_000_000  # added to a number for the next candidate, where the recogniser misreads the true answer
 _TRIES = 20
 _NO_TRUTH = ("inside", "outside", "feature_inside", "feature_outside", "iou")
-_NO_ERRORS = ("inside", "outside", "feature_inside", "feature_outside", "iou", "guide")
+_NO_ERRORS = (*_NO_TRUTH, "guide")
 
 
 @dataclass(frozen=True, kw_only=True)

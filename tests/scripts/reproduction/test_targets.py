@@ -147,7 +147,8 @@ def test_the_names_of_metrics_are_those_that_can_be_measured() -> None:
 def test_a_recipe_measures_what_it_compares_and_its_data_have_what_that_needs(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.metrics and len(set(recipe.metrics)) == len(recipe.metrics) and set(recipe.metrics) <= set(METRICS)
-    has = {"image": recipe.data.images, "reference": recipe.data.reference, "mask": recipe.data.masks}
+    data = recipe.data
+    has = {"image": data.images, "reference": data.reference, "mask": data.masks, "subject": data.subject}
     for metric in recipe.metrics:
         need = METRICS[metric].needs
         assert need not in has or has[need], f"{metric} is compared with what the data have not"
