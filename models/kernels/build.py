@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ CXX_FLAGS = ["-O3", "-std=c++20"]
 NVCC_FLAGS = ["-O3", "-std=c++20"]
 _FOLDER = Path(__file__).resolve().parent
 _CURE = "or choose --kernels reference"
+_log = logging.getLogger(__name__)
 
 
 def sources() -> list[Path]:
@@ -108,6 +110,8 @@ def _compile() -> Path:
 
     folder = _cached()
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / f"{NAME}.so").is_file():
+        _log.warning("building the fused kernels into %s: this takes minutes, once, %s", folder, _CURE)
     before, os.environ["PATH"] = os.environ.get("PATH", ""), _path()
     try:
         cpp_extension.load(

@@ -92,7 +92,9 @@ def test_a_compiler_s_error_is_the_reason_and_is_met_once(folder: Path, monkeypa
     assert build.failure() == reason
 
 
-def test_a_build_goes_to_the_cache_and_is_loaded_from_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_goes_to_the_cache_and_is_loaded_from_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     calls: list[Any] = []
 
     def load(name: str, sources: list[str], **given: Any) -> None:
@@ -106,6 +108,10 @@ def test_a_build_goes_to_the_cache_and_is_loaded_from_there(folder: Path, monkey
     library = folder.parent / "cache" / "kernels" / f"{build.tag()}-8.0-9.0PTX" / f"{build.NAME}.so"
     assert calls == [([str(folder / "one.cu"), str(folder / "binding.cpp")], False), str(library)]
     assert build.outlook().startswith("cuda: built on an earlier use")
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.endswith("this takes minutes, once, or choose --kernels reference")
+    build.failure.cache_clear()
+    assert build.failure() is None and len(caplog.records) == 1  # what is there is not announced
 
 
 def test_a_library_that_was_built_ahead_of_time_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
