@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .curves import Curve
 
-__all__ = ["PICTURES", "TABLES", "Along", "Picture", "Table", "names", "page"]
+__all__ = ["METHODS", "PICTURES", "TABLES", "TASKS", "Along", "Picture", "Table", "names", "page"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,10 @@ class Table:
     ablations: tuple[str, ...]
     columns: tuple[str, ...]  #: names in ``SCORES``
 
+
+#: Of ``evaluate edits``: the text-to-image methods beside SDEdit, on the tasks that they claim.
+METHODS = ("sdedit", "p2p", "diffedit", "imagic", "unitune", "dreambooth")
+TASKS = ("object", "style", "colour", "cat to panda", "subject", "class beside subject")
 
 #: The tables of the page, by title.
 TABLES = {
