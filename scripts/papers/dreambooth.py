@@ -98,7 +98,7 @@ DREAMBOOTH_PAPER = Paper(
             rises=True,
         ),
         _prior(
-            "with prior preservation the subject follows the text no less",
+            "with prior preservation the subject follows the text a little better",
             "CLIP-T .306 without and .308 with it",
             task="subject",
             score="right",

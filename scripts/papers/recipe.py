@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from steerdiff.errors import require
 
-__all__ = ["Data", "Ours", "Published", "Recipe", "Run", "Toy", "Weights"]
+__all__ = ["Data", "MetricName", "Ours", "Published", "Recipe", "Run", "Toy", "Weights"]
 
 #: A metric by its key in ``steerdiff.scripts.reproduction.metrics.METRICS``.
 MetricName = Literal[

@@ -253,6 +253,12 @@ def test_hooks_see_what_their_module_gives(on_operators: list[Tensor]) -> None:
     norm = block.in_layers[0]
     assert torch.equal(seen["in_layers.0"], norm(x))
     assert torch.equal(seen["in_layers.1"], functional.silu(norm(x)))
+    for kind in ("forward_pre", "full_backward", "full_backward_pre"):
+        handle = getattr(norm, f"register_{kind}_hook")(lambda *_: None)
+        on_operators.clear()
+        torch.testing.assert_close(block(x, emb), expected)
+        assert len(on_operators) == 1, kind
+        handle.remove()
 
 
 def test_what_is_no_group_norm_with_silu_runs_as_it_is(on_operators: list[Tensor]) -> None:
