@@ -61,9 +61,14 @@ _GUIDANCE = tuple(
     _RESULTS / "guidance" / name
     for name in ("adm-scale.png", "overview.md", *(f"{name}.{end}" for name in _ABLATIONS for end in ("md", "csv")))
 )
+#: Of what ``evaluate edits`` writes of these methods.
+_TEXT_EDITS = ("edits.md", "edits-summary.md")
 _TEXT = tuple(
     _RESULTS / "text" / name
-    for name in (*kept.PICTURES, "overview.md", *(f"{name}.{end}" for name in kept.names() for end in ("md", "csv")))
+    for name in (
+        *(*kept.PICTURES, "overview.md", *_TEXT_EDITS, *(f"{name}-cases.png" for name in kept.SHEETS)),
+        *(f"{name}.{end}" for name in kept.names() for end in ("md", "csv")),
+    )
 )
 
 
@@ -117,9 +122,16 @@ def _guidance(root: Path) -> None:
 
 def _text(root: Path) -> None:
     folder = _ablations(root, "text", kept.names())
+    for name in kept.SHEETS:
+        _copy(root / "out/ablate" / name / "sheet.png", folder / f"{name}-cases.png")
     for name, picture in kept.PICTURES.items():
         _write(folder / name, picture.png(folder))
     _write(folder / "overview.md", kept.page(folder).encode())
+    out = root / "out/evaluate-text"
+    flags = ("--quick", "--cases", 16, "--methods", *kept.METHODS, "--tasks", *kept.TASKS, "--jobs", 2)
+    _steerdiff("evaluate", "edits", *flags, "--cache", root / "out/cells", "--out", out)
+    for name in _TEXT_EDITS:
+        _copy(out / name, folder / name)
 
 
 def _ablations(root: Path, folder: str, names: Sequence[str]) -> Path:

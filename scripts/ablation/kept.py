@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .curves import Curve
 
-__all__ = ["PICTURES", "TABLES", "Along", "Picture", "Table", "names", "page"]
+__all__ = ["METHODS", "PICTURES", "SHEETS", "TABLES", "TASKS", "Along", "Picture", "Table", "names", "page"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,17 @@ class Table:
     columns: tuple[str, ...]  #: names in ``SCORES``
 
 
+#: Of ``evaluate edits``: the text-to-image methods beside SDEdit and DDIM inversion, on the tasks that they claim.
+METHODS = ("sdedit", "invert", "p2p", "nulltext", "negprompt", "diffedit", "imagic", "unitune", "dreambooth")
+TASKS = ("object", "style", "colour", "cat to panda", "reconstruct", "subject", "class beside subject")
+
+#: Ablations whose contact sheet is kept, a row for each case.
+SHEETS = ("p2p-cross", "nulltext-reconstruct", "diffedit-ratio", "imagic-eta", "dreambooth-prior", "dreambooth-class")
+
 #: The tables of the page, by title.
 TABLES = {
     "Prompt-to-Prompt": Table(
-        ablations=("p2p-control", "p2p-cross"), columns=("right", "layout", "outside", "feature_outside")
+        ablations=("p2p-control", "p2p-cross", "p2p-self"), columns=("right", "layout", "outside", "feature_outside")
     ),
     "DiffEdit's mask": Table(
         ablations=("diffedit-mask", "diffedit-mask-style", "diffedit-mask-colour"), columns=("iou",)
@@ -72,11 +79,17 @@ TABLES = {
     "DiffEdit and SDEdit": Table(
         ablations=("diffedit-ratio", "diffedit-sdedit"), columns=("right", "outside", "feature_outside", "guide")
     ),
+    "Reconstruction under guidance": Table(
+        ablations=("nulltext-reconstruct", "negprompt-edit"), columns=("right", "inside", "outside", "feature_outside")
+    ),
     "Imagic": Table(
         ablations=("imagic-eta", "imagic-stages"), columns=("right", "layout", "outside", "feature_outside", "guide")
     ),
     "UniTune": Table(
         ablations=("unitune-guidance",), columns=("right", "layout", "outside", "feature_outside", "guide")
+    ),
+    "DreamBooth": Table(
+        ablations=("dreambooth-prior", "dreambooth-class"), columns=("right", "feature_outside", "guide", "diversity")
     ),
 }
 

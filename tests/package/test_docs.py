@@ -84,6 +84,7 @@ def rows(text: str) -> list[str]:
         "guidance/adm-scale.md",
         "guidance/overview.md",
         "text/overview.md",
+        "text/edits-summary.md",
     ],
 )
 def test_the_tables_of_the_readme_are_what_the_commands_wrote(name: str) -> None:
