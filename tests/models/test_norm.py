@@ -192,6 +192,14 @@ def test_every_norm_with_silu_goes_to_the_operator(name: str, on_operators: list
     close(own, expected)
 
 
+@torch.no_grad()
+def test_the_operator_has_the_groups_and_the_eps_of_its_norm(on_operators: list[Tensor]) -> None:
+    x = normal(2, 64, 4, 4)
+    for norm in (filled(GroupNorm(64, 0.5)), filled(nn.GroupNorm(8, 64, eps=0.5))):
+        torch.testing.assert_close(norm_act(x, norm), functional.silu(norm(x)))
+    assert len(on_operators) == 2
+
+
 @pytest.mark.parametrize("order", FORMATS, ids=["plain", "channels last"])
 def test_a_checkpointed_network_on_the_operators_has_the_same_gradients(
     order: torch.memory_format, on_operators: list[Tensor]

@@ -136,10 +136,15 @@ def test_all_results_are_of_one_model_that_was_tuned_to_all_pictures(
     assert again.code == 2 and "was drawn with subject" in again.err
 
 
-def test_the_toys_compute_every_score(steerdiff: Callable[..., Done], tmp_path: Path) -> None:
+def test_the_toys_compute_every_score(
+    steerdiff: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, score = [], likeness.text_likeness
+    monkeypatch.setattr(likeness, "text_likeness", lambda *told: read.extend(told[1]) or score(*told))
     done = steerdiff("reproduce", "dreambooth", "--toy", "--threads", 1, "--out", tmp_path)
     assert done.code == 0, done.err
     report = json.loads(next(tmp_path.rglob("report.json")).read_text())
     values = {row["metric"]: row["value"] for row in report["results"] if row["setting"] == "lambda 1"}
     assert set(values) == {"dino", "clip_i", "clip_t", "div"} and all(value is not None for value in values.values())
+    assert read and not any("sks" in prompt.split() for prompt in read)
     assert 0 < values["dino"] <= 1 and -1 <= values["clip_i"] < 1 and values["div"] > 0
