@@ -35,8 +35,8 @@ def norm_act(
 ) -> Tensor:
     """Return ``act(norm(x) * (1 + scale) + shift)``, in the dtype of ``x``.
 
-    Where the fused kernels run, a group norm and SiLU are one operator (`kernels.norm_silu`). Elsewhere, and where one
-    of the two modules has hooks, which see what that module alone does, they run one after the other.
+    Where the fused kernels are at hand, a group norm and SiLU are one operator (`kernels.norm_silu`). Else, and where
+    one of the two modules has hooks, which see what that module alone does, they run one after the other.
 
     Args:
         x: [B, C, ...].
@@ -46,7 +46,7 @@ def norm_act(
 
     Source: Dhariwal & Nichol 2021, section 3 ("adaptive group normalization").
     """
-    if kernels.fused(x) and isinstance(norm, nn.GroupNorm) and isinstance(act, nn.SiLU) and not _hooked(norm, act):
+    if kernels.at_hand(x) and isinstance(norm, nn.GroupNorm) and isinstance(act, nn.SiLU) and not _hooked(norm, act):
         return kernels.norm_silu(x, norm.weight, norm.bias, film, groups=norm.num_groups, eps=norm.eps)
     h = norm(x)
     if film is not None:

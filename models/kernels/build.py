@@ -16,7 +16,18 @@ import sysconfig
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["ARCHITECTURES", "CXX_FLAGS", "NAME", "NVCC_FLAGS", "ahead_of_time", "failure", "outlook", "sources", "tag"]
+__all__ = [
+    "ARCHITECTURES",
+    "CXX_FLAGS",
+    "NAME",
+    "NVCC_FLAGS",
+    "ahead_of_time",
+    "built",
+    "failure",
+    "outlook",
+    "sources",
+    "tag",
+]
 
 NAME = "steerdiff_kernels"
 #: compute capabilities of an ahead-of-time build; the PTX of the last is compiled by the driver for all newer devices
@@ -60,6 +71,12 @@ def outlook() -> str:
         return f"cuda: built on an earlier use ({_cached()})"
     missing = _missing()
     return f"reference: {missing}" if missing else f"cuda: will be built on the first use ({_cached()})"
+
+
+@functools.cache
+def built() -> bool:
+    """Say whether the kernels are there for these devices: ahead of time or of an earlier use. Asked once a process."""
+    return _too_old() is None and (ahead_of_time().is_file() or (_cached() / f"{NAME}.so").is_file())
 
 
 @functools.cache

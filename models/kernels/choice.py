@@ -16,7 +16,7 @@ from steerdiff.errors import require
 
 from . import build
 
-__all__ = ["Kernels", "fused", "run_on_cuda", "setting", "status", "use"]
+__all__ = ["Kernels", "at_hand", "fused", "run_on_cuda", "setting", "status", "use"]
 
 Kernels = Literal["auto", "cuda", "reference"]
 _VARIABLE = "STEERDIFF_KERNELS"
@@ -91,6 +91,25 @@ def fused(x: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return chosen == "cuda" or _state.failure is None
     return run_on_cuda(None)
+
+
+def at_hand(x: Tensor) -> bool:
+    """Say the same as `fused`, but where the setting is "auto" only of kernels that somebody built: none is built here.
+
+    For what PyTorch's operators do well enough: a plain sample is worth neither minutes of a compiler nor a warning.
+    Whether they are there is asked once a process, so that its results do not change on the way.
+
+    Raises:
+        UserError: As `fused`.
+    """
+    if setting() == "auto" and (x.device.type != "cuda" or not _built()):
+        return False
+    return fused(x)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _built() -> bool:
+    return build.built()
 
 
 def run_on_cuda(limit: str | None) -> bool:

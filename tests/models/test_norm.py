@@ -170,7 +170,7 @@ def on_operators(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         seen.append(weight)
         return operator(x, weight, *args, **fields)
 
-    monkeypatch.setattr(kernels, "fused", lambda _: True)
+    monkeypatch.setattr(kernels, "at_hand", lambda _: True)
     monkeypatch.setattr(kernels, "norm_silu", counted)
     return seen
 
@@ -186,7 +186,7 @@ def test_every_norm_with_silu_goes_to_the_operator(name: str, on_operators: list
     assert sorted(map(id, on_operators)) == sorted(id(norm.weight) for norm in wanted.values())
     assert len(wanted) >= 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "fused", lambda _: False)
+        patch.setattr(kernels, "at_hand", lambda _: False)
         expected = with_gradients(call(network, x), used)
     assert len(on_operators) == len(wanted)
     close(own, expected)
@@ -230,14 +230,14 @@ def test_a_block_compiles_into_one_graph_with_the_operators_or_without(monkeypat
         return graph.forward
 
     for fused, nodes in ((False, 0), (True, 4)):
-        monkeypatch.setattr(kernels, "fused", lambda _, fused=fused: fused)
+        monkeypatch.setattr(kernels, "at_hand", lambda _, fused=fused: fused)
         torch.compiler.reset()
         torch.testing.assert_close(torch.compile(run, fullgraph=True, backend=kept)(x, emb), expected)
         assert graphs[-1].count(torch.ops.steerdiff.norm_silu) == nodes
 
 
 def test_the_setting_is_read_where_a_block_is_compiled() -> None:
-    """Without a patch: `fused` itself must not break the graph."""
+    """Without a patch: `at_hand` itself must not break the graph."""
     block = filled(Layers(GroupNorm(32), nn.SiLU(), nn.Conv2d(32, 4, 1)))
     x = normal(2, 32, 4, 4)
     torch.compiler.reset()

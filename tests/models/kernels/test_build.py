@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.utils import cpp_extension
 
+from steerdiff.errors import UserError
 from steerdiff.models.kernels import build, choice
 from steerdiff.scripts import cuda_check
 
@@ -31,9 +33,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path / "toolkit"))
     monkeypatch.setenv("STEERDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
-    build.failure.cache_clear()
+    for asked_once in (build.failure, build.built):
+        asked_once.cache_clear()
     yield tmp_path / "kernels"
-    build.failure.cache_clear()
+    for asked_once in (build.failure, build.built):
+        asked_once.cache_clear()
 
 
 def refuse(*_: Any, **__: Any) -> None:
@@ -126,6 +130,25 @@ def test_a_library_that_was_built_ahead_of_time_comes_first(folder: Path, monkey
 def test_a_library_that_does_not_load_is_a_reason(folder: Path) -> None:
     build.ahead_of_time().write_text("no library")
     assert "building them failed" in str(build.failure())
+
+
+def test_norms_take_kernels_that_are_there_and_build_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    on_cuda: Any = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(choice, "_state", choice._State(setting="auto"))
+    monkeypatch.setattr(cpp_extension, "load", None)
+    monkeypatch.setattr(torch.ops, "load_library", lambda _: None)
+    assert not choice.at_hand(on_cuda) and not choice.at_hand(torch.zeros(1))
+    build.ahead_of_time().touch()
+    assert not choice.at_hand(on_cuda)  # what a process takes it keeps
+    build.built.cache_clear()
+    assert choice.at_hand(on_cuda) and not choice.at_hand(torch.zeros(1))
+    with choice.use("reference"):
+        assert not choice.at_hand(on_cuda)
+    with choice.use("cuda"), pytest.raises(UserError, match="the tensors are on cpu"):
+        choice.at_hand(torch.zeros(1))
+    assert not recwarn.list
 
 
 def test_the_status_says_which_kernels_and_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
