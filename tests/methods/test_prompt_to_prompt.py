@@ -23,6 +23,8 @@ from steerdiff.train.recogniser import load_recogniser
 from .. import published_files as files
 from ..guidance.toys import Recording, formula_model, pictures, tiny_text_model
 
+#: Prompts that are the same edit nothing, which is what several tests compare with.
+pytestmark = pytest.mark.filterwarnings("ignore:the target is the prompt")
 SIZE = 8
 SMALL = PromptToPrompt(steps=5, guidance=3.0, self_cells=16, blend_factor=2)
 IDENTICAL = {"prompt": "a red cat", "target": "a red cat"}
