@@ -129,6 +129,7 @@ def cached_curves(
 
     rows = cached_tensors(
         "phase-curves",
+        model,
         measure,
         model=identity(model),
         schedule=model.schedule.to_dict(),

@@ -20,7 +20,7 @@ from steerdiff.models.lora import LowRank, with_factors
 from steerdiff.train.losses import Batch
 from steerdiff.train.templates import reads_scenes, source_captions
 
-from .finetuned import cached_tensors, copy_of, identity, model_delta, unstated
+from .finetuned import cached_tensors, copy_of, identity, model_delta
 from .image_tuning import DenoisingLoss, TunedImages, rows_of
 from .inputs import folder_images
 
@@ -126,8 +126,7 @@ def class_pictures(model: Model, captions: Sequence[str], seed: int, progress: s
             return {"images": ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)}
 
         about = {"model": identity(model), "size": model.size, "captions": told, "seeds": seeds, **drawing}
-        about |= unstated(model)
-        parts.append(cached_tensors("class-images", draw, **about)["images"])
+        parts.append(cached_tensors("class-images", model, draw, **about)["images"])
     images = torch.cat(parts).to(model.device).float() / 127.5 - 1
     return Pictures(images=images, captions=tuple(captions))
 

@@ -21,7 +21,7 @@ from steerdiff.train.data import Labels
 from steerdiff.train.randomness import SampleRandom, mix
 from steerdiff.train.templates import reads_scenes, source_captions, templates_for
 
-from .finetuned import cached_tensors, digest, given_delta, identity, unstated
+from .finetuned import cached_tensors, digest, given_delta, identity
 from .inputs import folder_images
 
 __all__ = [
@@ -169,7 +169,7 @@ def _drawn_images(model: Model, source: str, n: int, steps: int, seed: int) -> t
         return {"images": model.sample(captions, 1, steps=steps, seed=seeds, batch=_BATCH).clamp(-1, 1)}
 
     about = {"size": model.size, "captions": captions, "seeds": seeds, "steps": steps}
-    made = cached_tensors("images", draw, model=identity(model), **about, **unstated(model))
+    made = cached_tensors("images", model, draw, model=identity(model), **about)
     return made["images"].to(model.device), captions
 
 
@@ -194,6 +194,7 @@ def _inverted(model: Model, images: Tensor, captions: Sequence[str] | None, up: 
 
     made = cached_tensors(
         "latents",
+        model,
         invert,
         model=identity(model),
         schedule=model.schedule.to_dict(),
@@ -201,7 +202,6 @@ def _inverted(model: Model, images: Tensor, captions: Sequence[str] | None, up: 
         images=digest(images),
         captions=None if captions is None else list(captions),
         clip=clip,
-        **unstated(model),
     )
     return made["latents"].to(model.device)
 

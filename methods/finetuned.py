@@ -122,14 +122,18 @@ def cached_delta(method: str, model: Model, settings: Mapping[str, Any], tune: C
         return load_delta(path)  # as later calls will: storing rounds
 
 
-def cached_tensors(kind: str, make: Callable[[], Mapping[str, Tensor]], **parts: Any) -> dict[str, Tensor]:
+def cached_tensors(
+    kind: str, model: Model, make: Callable[[], Mapping[str, Tensor]], /, **parts: Any
+) -> dict[str, Tensor]:
     """Return tensors that were computed before from the same ``parts``, or compute and keep them.
 
     Args:
         kind: What they are; a folder of the cache.
+        model: What they are computed with; what its files leave open counts with the parts, see `unstated`.
         make: Computes them.
-        parts: All that decides them, JSON-able: hashes of model and images, schedule, steps.
+        parts: All else that decides them, JSON-able: hashes of model and images, schedule, steps.
     """
+    parts |= unstated(model)
     folder = ensure_writable(cache_folder() / kind)
     path = folder / f"{cache_key(kind=kind, **parts)}.safetensors"
 

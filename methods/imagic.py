@@ -19,7 +19,7 @@ from steerdiff.models.delta import Delta, make_delta
 from steerdiff.samplers import DDIM, ClipPolicy, Noise, Seeds, Solver, integrate
 from steerdiff.train.finetune import FinetuneConfig
 
-from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, unstated, with_delta
+from .finetuned import cached_delta, cached_tensors, copy_of, descend, digest, identity, with_delta
 from .image_tuning import DenoisingLoss, TunedImages, alike, gather, own_delta, rows_of, separate, told_key
 
 __all__ = ["PRESETS", "Imagic"]
@@ -228,7 +228,7 @@ class Imagic:
             return {_CHANGE: moved.change.detach()}
 
         known = {name: stages.about[name] for name in ("base", "image", "told", "revision", *_EMBEDDING)}
-        found = cached_tensors("embeddings", tune, precision=stages.precision, **known, **unstated(stages.model))
+        found = cached_tensors("embeddings", stages.model, tune, precision=stages.precision, **known)
         return found[_CHANGE].to(moved.change.device)
 
     def _descend(

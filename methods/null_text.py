@@ -260,6 +260,7 @@ class NullTextInversion:
         settings = {name: value for name, value in asdict(self).items() if name != "checkpoint"}
         return cached_tensors(
             "null-text",
+            model,
             find,
             model=identity(model),
             parameterization=model.parameterization,

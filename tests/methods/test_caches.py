@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from steerdiff.guidance import Model
+from steerdiff.guidance.perceptual import PerceptualDistance
 from steerdiff.io import save_image
 from steerdiff.methods import DiffusionCLIP
+from steerdiff.methods.asyrp_tuning import cached_curves
 from steerdiff.methods.dreambooth_tuning import class_pictures
 from steerdiff.methods.edit_tuning import latent_pairs, training_images
 from steerdiff.methods.imagic import Imagic
@@ -47,11 +49,25 @@ def embedded(model: Model, folder: Path) -> None:
     edit.finetune(model, pictures(1, 8) * 0.9, prompt="a cat", folder=folder, resume=True, progress=False)
 
 
+class Apart:
+    """Stands for a perceptual distance."""
+
+    name, weights_hash = "apart", "0"
+
+    def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (one - other).abs().mean((1, 2, 3))
+
+
+def compared(model: Model, _: Path) -> None:
+    cached_curves(model, pictures(1, 8) * 0.9, ["a cat"], cast(PerceptualDistance, Apart()), 2)
+
+
 CACHED: dict[str, Callable[[Model, Path], Any]] = {
     "images": drawn,
     "latents": inverted,
     "class-images": of_a_class,
     "embeddings": embedded,
+    "phase-curves": compared,
 }
 
 
