@@ -127,11 +127,8 @@ def _text(root: Path) -> None:
     for name, picture in kept.PICTURES.items():
         _write(folder / name, picture.png(folder))
     _write(folder / "overview.md", kept.page(folder).encode())
-    out = root / "out/evaluate-text"
-    flags = ("--quick", "--cases", 16, "--methods", *kept.METHODS, "--tasks", *kept.TASKS, "--jobs", 2)
-    _steerdiff("evaluate", "edits", *flags, "--cache", root / "out/cells", "--out", out)
-    for name in _TEXT_EDITS:
-        _copy(out / name, folder / name)
+    flags = ("--quick", "--cases", 16, "--methods", *kept.METHODS, "--tasks", *kept.TASKS)
+    _evaluated(root, "out/evaluate-text", _TEXT_EDITS, folder, *flags)
 
 
 def _ablations(root: Path, folder: str, names: Sequence[str]) -> Path:
@@ -150,9 +147,14 @@ def _samples(root: Path) -> None:
 
 
 def _edits(root: Path) -> None:
-    _steerdiff("evaluate", "edits", "--jobs", 2, "--cache", root / "out/cells", "--out", root / "out/evaluate")
-    for name in _EDITS:
-        _copy(root / "out/evaluate" / name, root / _RESULTS / name)
+    _evaluated(root, "out/evaluate", _EDITS, root / _RESULTS)
+
+
+def _evaluated(root: Path, out: str, names: Sequence[str], folder: Path, *flags: object) -> None:
+    """Run ``evaluate edits`` and keep some of what it writes."""
+    _steerdiff("evaluate", "edits", *flags, "--jobs", 2, "--cache", root / "out/cells", "--out", root / out)
+    for name in names:
+        _copy(root / out / name, folder / name)
 
 
 def _claims(root: Path) -> None:
