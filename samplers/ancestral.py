@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
+from .combined import combined
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser
@@ -37,7 +38,8 @@ def back_up(x: Tensor, down: Level, there: Level, spread: float, noise: Noise) -
     """``x`` at ``down`` with fresh noise of that sigma, scaled to the level ``there``."""
     if down == there:
         return x
-    return math.sqrt(there.alpha_bar / down.alpha_bar) * x + math.sqrt(there.alpha_bar) * spread * noise()
+    kept = math.sqrt(there.alpha_bar / down.alpha_bar)
+    return combined((kept, x), (math.sqrt(there.alpha_bar) * spread, noise()))
 
 
 def check_eta(eta: float, s_noise: float) -> None:

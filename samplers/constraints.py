@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from .combined import combined
 from .noise import Noise
 from .path import Move
 from .schedule import Level
@@ -78,4 +79,4 @@ def _noised(x0: Tensor, level: Level, eps: Tensor | None, noise: Noise) -> Tenso
     if level.clean:
         return x0
     eps = noise.fork("reference")() if eps is None else eps
-    return math.sqrt(level.alpha_bar) * x0 + math.sqrt(1 - level.alpha_bar) * eps
+    return combined((math.sqrt(level.alpha_bar), x0), (math.sqrt(1 - level.alpha_bar), eps))

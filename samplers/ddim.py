@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
+from .combined import combined
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser
@@ -41,5 +42,7 @@ class DDIM:
         if a == b:  # the last step of a library's convention may stay where it is: bit for bit
             return Step(x, prediction)
         sigma_step = self.eta * math.sqrt((1 - b) / (1 - a) * move.beta) if self.eta else 0.0
-        mean = math.sqrt(b) * prediction.x0 + math.sqrt(max(0.0, 1 - b - sigma_step**2)) * prediction.eps
-        return Step(mean + sigma_step * noise() if sigma_step else mean, prediction)
+        terms = [(math.sqrt(b), prediction.x0), (math.sqrt(max(0.0, 1 - b - sigma_step**2)), prediction.eps)]
+        if sigma_step:
+            terms.append((sigma_step, noise()))
+        return Step(combined(*terms), prediction)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerdiff.errors import UserError, require
 
+from .combined import combined
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser, Prediction
@@ -24,7 +25,7 @@ VarianceKind = Literal["auto", "learned", "fixed_small", "fixed_large"]
 def posterior_mean(x0: Tensor, x: Tensor, move: Move) -> Tensor:
     """Mean of ``q(x_there | x_here, x0)``. Source: Ho et al. 2020, eq. 7, with the betas of the path."""
     a, b = move.here.alpha_bar, move.there.alpha_bar
-    return (move.beta * math.sqrt(b) / (1 - a)) * x0 + ((1 - b) * math.sqrt(1 - move.beta) / (1 - a)) * x
+    return combined((move.beta * math.sqrt(b) / (1 - a), x0), ((1 - b) * math.sqrt(1 - move.beta) / (1 - a), x))
 
 
 def model_variance(

@@ -11,6 +11,7 @@ from torch import Tensor
 from steerdiff.errors import require
 
 from .ancestral import back_up, check_eta, lower_level
+from .combined import combined
 from .exponential import Leap, Past, Predicted, Variant, same_way
 from .noise import Noise
 from .path import Move
@@ -150,7 +151,7 @@ class DPMSolver2S:
         """The step by its first value and the one inside: the slope between them, extended over the whole step."""
         slope = (inside.value - begun.value) * (leap.h / (inside.at - begun.at))
         factor = leap.gained / 2 if self.variant == "midpoint" else leap.weight(2)
-        return leap.kept * x + leap.gained * begun.value + factor * slope
+        return combined((leap.kept, x), (leap.gained, begun.value), (factor, slope))
 
 
 def _asked(

@@ -17,6 +17,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from .combined import combined
 from .schedule import Level
 
 __all__ = ["Leap", "Past", "Predicted", "Variant", "phi", "same_way"]
@@ -90,14 +91,15 @@ class Leap:
         """
         value, *older = history
         if not older or not math.isfinite(self.h):
-            return self.kept * x + self.gained * value.value
+            return combined((self.kept, x), (self.gained, value.value))
         ratio = (value.at - older[0].at) / self.h
         if len(older) == 1 and variant == "midpoint":
-            return self.kept * x + self.gained * (value.value + (value.value - older[0].value) / (2 * ratio))
-        slope = (value.value - older[0].value) / ratio
-        result = self.kept * x + self.gained * value.value
+            extrapolated = (value.value - older[0].value).div_(2 * ratio).add_(value.value)
+            return combined((self.kept, x), (self.gained, extrapolated))
+        slope = (value.value - older[0].value).div_(ratio)
         if len(older) == 1:
-            return result + self.weight(2) * slope
+            return combined((self.kept, x), (self.gained, value.value), (self.weight(2), slope))
         older_ratio = (older[0].at - older[1].at) / self.h
         bend = (slope - (older[0].value - older[1].value) / older_ratio) / (ratio + older_ratio)
-        return result + self.weight(2) * (slope + ratio * bend) + self.weight(3) * bend
+        curved = slope.add_(ratio * bend)
+        return combined((self.kept, x), (self.gained, value.value), (self.weight(2), curved), (self.weight(3), bend))

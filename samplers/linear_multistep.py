@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
+from .combined import combined
 from .exponential import Past, same_way
 from .noise import Noise
 from .path import Move
@@ -97,5 +98,4 @@ def _integrals(nodes: list[float], start: float, end: float) -> list[float]:
 
 
 def _mixed(weights: list[float] | tuple[float, ...], history: tuple[Past, ...]) -> Tensor:
-    first, *rest = (weight * past.value for weight, past in zip(weights, history, strict=True))
-    return sum(rest, start=first)
+    return combined(*((weight, past.value) for weight, past in zip(weights, history, strict=True)))

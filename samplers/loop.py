@@ -118,7 +118,7 @@ def integrate(
         try:
             for record in records:
                 latest, done = record.step.x, record.index + 1
-                ends.append(torch.stack(torch.aminmax(latest)))  # NaN is both; 20 times faster than isfinite of all
+                ends.extend(torch.aminmax(latest))  # NaN is both; 20 times faster than isfinite of all
                 if callback is not None:
                     callback(record)
                 bar.advance()
@@ -206,7 +206,7 @@ def _check_start(x: Tensor) -> None:
 
 def _check_finite(ends: Sequence[Tensor], path: Path) -> None:
     """Raise NonFiniteError for the first move after which the least or the greatest number was not finite."""
-    flags = torch.isfinite(torch.stack(list(ends))).all(1).tolist()
+    flags = torch.isfinite(torch.stack(list(ends))).reshape(-1, 2).all(1).tolist()
     if all(flags):
         return
     bad = flags.index(False)

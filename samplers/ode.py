@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
+from .combined import combined
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser
@@ -48,7 +49,8 @@ class _Churn:
         hat = move.level_of_sigma(sigma * (1 + gamma))
         spread = math.sqrt(hat.sigma**2 - sigma**2) * self.s_noise
         kept = math.sqrt(hat.alpha_bar / move.here.alpha_bar)
-        return kept * x + math.sqrt(hat.alpha_bar) * spread * noise(), replace(move, here=hat)
+        churned = combined((kept, x), (math.sqrt(hat.alpha_bar) * spread, noise()))
+        return churned, replace(move, here=hat)
 
 
 @dataclass(frozen=True, kw_only=True)

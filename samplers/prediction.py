@@ -12,12 +12,15 @@ from torch import Tensor
 
 from steerdiff.errors import UserError, require
 
+from .combined import combined, plus
 from .schedule import Level
 
 __all__ = ["ClipPolicy", "Denoiser", "Network", "NetworkDenoiser", "Parameterization", "Prediction"]
 
 Parameterization = Literal["eps", "x0", "v", "score"]
 ClipPolicy = Literal["none", "clip", "dynamic"]
+
+_PARAMETERIZATIONS = get_args(Parameterization)  # checks of a step write no message unless one fails
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,20 +57,17 @@ class Prediction:
         Raises:
             UserError: The channels do not fit, the parameterisation is unknown, or it says nothing at this level.
         """
-        require(
-            parameterization in get_args(Parameterization),
-            f"parameterization is {parameterization!r}; known are {', '.join(get_args(Parameterization))}",
-        )
+        _check_parameterization(parameterization)
         channels = x.shape[1]
         expected = 2 * channels if learns_variance else channels
-        require(
-            output.shape == (x.shape[0], expected, *x.shape[2:]),
-            f"the network's output is {list(output.shape)} for an input of {list(x.shape)}; expected "
-            f"{expected} channels with learns_variance={learns_variance}",
-        )
+        if output.shape != (x.shape[0], expected, *x.shape[2:]):
+            raise UserError(
+                f"the network's output is {list(output.shape)} for an input of {list(x.shape)}; expected "
+                f"{expected} channels with learns_variance={learns_variance}"
+            )
         if isinstance(level, Level):
             _check_level(level, parameterization)
-        x, output = _widened(x), _widened(output)
+        x, output = _widened(x, output)
         value, fraction = (output[:, :channels], output[:, channels:]) if learns_variance else (output, None)
         x0, eps = _convert(value, x, level, parameterization)
         return Prediction(x0, eps, fraction)
@@ -115,7 +115,7 @@ class Prediction:
 
     def _with_x0(self, x0: Tensor, level: Level | Tensor, x: Tensor) -> Prediction:
         signal, noise = _roots(level, self.x0)
-        return replace(self, x0=x0, eps=(_widened(x) - signal * x0) / noise)
+        return replace(self, x0=x0, eps=_remainder(*_widened(x, x0), signal, noise))
 
 
 Denoiser = Callable[[Tensor, Level], Prediction]
@@ -141,10 +141,7 @@ class NetworkDenoiser:
         require(
             self.clip in get_args(ClipPolicy), f"clip is {self.clip!r}; known are {', '.join(get_args(ClipPolicy))}"
         )
-        require(
-            self.parameterization in get_args(Parameterization),
-            f"parameterization is {self.parameterization!r}; known are {', '.join(get_args(Parameterization))}",
-        )
+        _check_parameterization(self.parameterization)
         _check_quantile(self.quantile)
         require(self.time_scale > 0, f"time_scale is {self.time_scale}; it must be positive")
 
@@ -175,11 +172,16 @@ def _convert(
 ) -> tuple[Tensor, Tensor]:
     signal, noise = _roots(level, x)
     if parameterization == "v":
-        return signal * x - noise * value, signal * value + noise * x
+        return combined((signal, x), (-noise, value)), combined((signal, value), (noise, x))
     if parameterization == "x0":
-        return value, (x - signal * value) / noise
+        return value, _remainder(x, value, signal, noise)
     eps = -noise * value if parameterization == "score" else value
-    return (x - noise * eps) / signal, eps
+    return _remainder(x, eps, noise, signal), eps
+
+
+def _remainder(x: Tensor, part: Tensor, factor: float | Tensor, divisor: float | Tensor) -> Tensor:
+    """``(x - factor part) / divisor`` of tensors of one type, in one new tensor."""
+    return plus(x, -factor, part).div_(divisor)
 
 
 def _roots(level: Level | Tensor, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
@@ -187,25 +189,35 @@ def _roots(level: Level | Tensor, like: Tensor) -> tuple[float | Tensor, float |
     if isinstance(level, Level):
         return math.sqrt(level.alpha_bar), math.sqrt(1 - level.alpha_bar)
     alpha_bar = level.reshape(-1, *[1] * (like.ndim - 1))
-    dtype = _widened(like).dtype
+    dtype = _wide(like.dtype)
     return alpha_bar.sqrt().to(dtype), (1 - alpha_bar).sqrt().to(dtype)
 
 
-def _widened(x: Tensor) -> Tensor:
-    return x.to(_wide(x.dtype))
+def _widened(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their types, at least float32."""
+    if x.dtype == y.dtype == torch.float32:
+        return x, y
+    dtype = _wide(torch.promote_types(x.dtype, y.dtype))
+    return x.to(dtype), y.to(dtype)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def _check_parameterization(name: str) -> None:
+    if name not in _PARAMETERIZATIONS:
+        raise UserError(f"parameterization is {name!r}; known are {', '.join(_PARAMETERIZATIONS)}")
+
+
 def _check_level(level: Level, parameterization: Parameterization) -> None:
     if level.clean:
         raise UserError("the denoiser was asked at the clean level; start at a level with noise, such as path.start")
-    require(
-        level.alpha_bar > 0 or parameterization in ("v", "x0"),
-        f"alpha_bar is 0 at t = {level.t:g}, where {parameterization!r} says nothing about the image; only v and x0 do",
-    )
+    if level.alpha_bar == 0 and parameterization not in ("v", "x0"):
+        raise UserError(
+            f"alpha_bar is 0 at t = {level.t:g}, where {parameterization!r} says nothing about the image; "
+            "only v and x0 do"
+        )
 
 
 def _check_quantile(quantile: float) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
+from .combined import combined
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser, Prediction
@@ -64,7 +65,7 @@ def renoise(x: Tensor, move: Move, noise: Noise) -> Tensor:
         move.there.alpha_bar <= move.here.alpha_bar,
         f"a renoise move from t = {move.here.t:g} to t = {move.there.t:g} would go towards the image",
     )
-    return math.sqrt(1 - move.beta) * x + math.sqrt(move.beta) * noise()
+    return combined((math.sqrt(1 - move.beta), x), (math.sqrt(move.beta), noise()))
 
 
 def predict(denoise: Denoiser, x: Tensor, level: Level) -> Prediction:
@@ -75,7 +76,7 @@ def predict(denoise: Denoiser, x: Tensor, level: Level) -> Prediction:
 def straight(x: Tensor, slope: Tensor, here: Level, there: Level) -> Tensor:
     """``x / sqrt(alpha_bar) + (sigma' - sigma) slope``, scaled to the level it reaches."""
     kept = math.sqrt(there.alpha_bar / here.alpha_bar)
-    return kept * x + math.sqrt(there.alpha_bar) * (there.sigma - here.sigma) * slope
+    return combined((kept, x), (math.sqrt(there.alpha_bar) * (there.sigma - here.sigma), slope))
 
 
 def check_goes_down(name: str, move: Move, remedy: str) -> None:

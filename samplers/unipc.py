@@ -11,6 +11,7 @@ from torch import Tensor
 
 from steerdiff.errors import require
 
+from .combined import combined
 from .exponential import Leap, Past, Predicted, same_way
 from .noise import Noise
 from .path import Move
@@ -74,7 +75,7 @@ class UniPC:
 
     def _predicted(self, x: Tensor, leap: Leap, history: tuple[Past, ...]) -> Tensor:
         newest, *older = history
-        result = leap.kept * x + leap.gained * newest.value
+        result = combined((leap.kept, x), (leap.gained, newest.value))
         if not older:
             return result
         ratios = [(past.at - newest.at) / leap.h for past in older]
@@ -85,7 +86,7 @@ class UniPC:
         """The last step again, now with the evaluation at its end."""
         leap = Leap.between(run.here, run.there, self.predicted)
         newest, *older = run.history[: run.order]
-        result = leap.kept * run.x + leap.gained * newest.value
+        result = combined((leap.kept, run.x), (leap.gained, newest.value))
         if leap.h == 0 or not math.isfinite(leap.h):
             return result
         ratios = [*((past.at - newest.at) / leap.h for past in older), 1.0]
@@ -106,7 +107,5 @@ def _weights(leap: Leap, ratios: list[float]) -> list[float]:
 
 
 def _slopes(weights: list[float], ratios: list[float], values: list[Tensor], origin: Tensor) -> Tensor:
-    first, *rest = (
-        weight / ratio * (value - origin) for weight, ratio, value in zip(weights, ratios, values, strict=True)
-    )
-    return sum(rest, start=first)
+    terms = zip(weights, ratios, values, strict=True)
+    return combined(*((weight / ratio, value - origin) for weight, ratio, value in terms))

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
             continue
         for contest in make(setting):
             result = {**measure(contest, flags.rounds, flags.seconds, setting.device), "environment": facts}
-            results[facts["kind"], facts["precision"], contest.key] = result
+            results[facts["hardware"], facts["precision"], contest.key] = result
             print(summary(result), flush=True)
             del contest  # its networks make room for those of the next
             _write(flags, list(results.values()))
@@ -90,11 +90,11 @@ def _setting(flags: Bench) -> Setting:
 
 
 def _kept(path: Path) -> dict[tuple[str, str, str], Any]:
-    """Return the results in a file of an earlier run by device, precision and key; nothing where there is none."""
+    """Return the results in a file of an earlier run by hardware, precision and key; nothing where there is none."""
     if not path.is_file():
         return {}
     results = json.loads(path.read_text())["results"]
-    return {(one["environment"]["kind"], one["environment"]["precision"], one["key"]): one for one in results}
+    return {(one["environment"]["hardware"], one["environment"]["precision"], one["key"]): one for one in results}
 
 
 def _write(flags: Bench, results: list[dict[str, Any]]) -> None:
@@ -120,15 +120,17 @@ def _environment(device: torch.device, precision: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the CPU's name and number of cores, as well as the system tells them."""
+    """Return the CPU's name, number of cores and widest instructions, as well as the system tells them."""
     import os
+
+    import torch
 
     found = platform.processor() or platform.machine()
     table = Path("/proc/cpuinfo")
     if table.is_file():
         names = [line.partition(":")[2].strip() for line in table.read_text().splitlines() if "model name" in line]
         found = names[0] if names else found
-    return f"{found}, {os.cpu_count()} cores"
+    return f"{found}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _versions() -> dict[str, str]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["Contest", "Ratio", "Setting", "Thunk", "count", "filled", "missing", "normal"]
+__all__ = ["Contest", "Ratio", "Setting", "Thunk", "count", "filled", "missing", "no_bfloat16", "normal"]
 
 #: Does the work once.
 Thunk = Callable[[], Any]
@@ -84,3 +84,12 @@ def missing(library: str) -> str | None:
     if importlib.util.find_spec(library) is not None:
         return None
     return f"{library.replace('_', '-')} is not installed; pip install 'steerdiff[bench]'"
+
+
+def no_bfloat16(device: torch.device) -> str | None:
+    """Return why bfloat16 is not timed on ``device``, or None if it is."""
+    import torch
+
+    if device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return None
+    return "this CPU has no bfloat16 for oneDNN (AVX-512), and without it a convolution takes many times as long"

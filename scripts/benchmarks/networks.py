@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .contest import Contest, Ratio, Setting, Thunk, count, filled, missing, normal
+from .contest import Contest, Ratio, Setting, Thunk, count, filled, missing, no_bfloat16, normal
 from .sizes import SIZES, config, peer
 
 if TYPE_CHECKING:
@@ -53,26 +53,35 @@ def _forward(name: str, setting: Setting) -> Contest:
     inputs = _inputs(name, SIZES[name].state, setting)
     net = filled(UNet(config(name)), setting)
     last = copy.deepcopy(net).to(memory_format=torch.channels_last)
-    brain = copy.deepcopy(net).to(torch.bfloat16)
-    narrow, ordered = inputs(torch.bfloat16), _channels_last(inputs())
+    ordered = _channels_last(inputs())
     x, t, context = inputs()
     entries: dict[str, Thunk] = {
         "ours": lambda: net(x, t, context),
         "ours, channels last": lambda: last(*ordered),
-        "ours, bfloat16": lambda: brain(*narrow),
         "attention written out": lambda: net(x, t, context, control=WrittenOut()),
     }
-    facts: dict[str, Any] = {"shape": list(x.shape), "parameters": {"ours": count(net)}}
-    absent = missing("diffusers")
-    if absent is None:
-        other = filled(peer(name), setting)
-        small = copy.deepcopy(other).to(torch.bfloat16)
+    facts: dict[str, Any] = {"shape": list(x.shape), "parameters": {"ours": count(net)}, "missing": {}}
+    absent, no_brain = missing("diffusers"), no_bfloat16(setting.device)
+    other = filled(peer(name), setting) if absent is None else None
+    if other is not None:
         entries["diffusers"] = lambda: _called(other, x, t, context)
-        entries["diffusers, bfloat16"] = lambda: _called(small, *narrow)
         facts["parameters"]["diffusers"] = count(other)
     else:
-        facts["missing"] = {"diffusers": absent, "diffusers, bfloat16": absent}
+        facts["missing"]["diffusers"] = absent
+    for who, whole in (("ours", net), ("diffusers", other)):
+        if whole is not None and no_brain is None:
+            entries[f"{who}, bfloat16"] = _brain(who, whole, inputs(torch.bfloat16))
+        else:
+            facts["missing"][f"{who}, bfloat16"] = no_brain or absent
     return Contest(key=f"forward, {name}", entries=entries, ratios=FORWARD, facts=facts, unit="image")
+
+
+def _brain(who: str, net: Any, inputs: Inputs) -> Thunk:
+    """Return a call of the network in bfloat16."""
+    import torch
+
+    narrow = copy.deepcopy(net).to(torch.bfloat16)
+    return (lambda: narrow(*inputs)) if who == "ours" else (lambda: _called(narrow, *inputs))
 
 
 def _backward(name: str, setting: Setting) -> Contest:

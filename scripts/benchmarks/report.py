@@ -11,6 +11,9 @@ from .contest import Ratio
 
 __all__ = ["markdown", "plot", "summary"]
 
+#: A ratio of a contest, and what was measured of it.
+_Row = tuple[tuple[str, Ratio], Mapping[str, Any] | None]
+
 _GREY, _COLOURS = "0.5", ("tab:blue", "tab:orange")
 
 
@@ -27,11 +30,11 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Sequence[Mapping[str, Any]], planned: Mapping[str, Sequence[Ratio]]) -> str:
-    """Return the page: the ratios for each kind of device, then what each entry took.
+    """Return the page: for each kind of device and each hardware the ratios and what each entry took.
 
     Args:
         results: What was measured, each with the environment it was measured in.
-        planned: All ratios of the tables by the key of their contest; those without a result stay empty.
+        planned: All ratios by the key of their contest; those that no hardware of a kind has measured stay empty.
     """
     parts = [
         "# Measured speed\n\n"
@@ -40,10 +43,21 @@ def markdown(results: Sequence[Mapping[str, Any]], planned: Mapping[str, Sequenc
         "goal. An empty cell was not measured.\n"
     ]
     for kind, title in (("cpu", "CPU"), ("cuda", "GPU")):
-        own = {result["key"]: result for result in results if result["environment"]["kind"] == kind}
-        parts.append(f"## {title}\n\n{_hardware(own.values())}\n\n{_ratios(own, planned)}\n")
-        if own:
-            parts.append(f"### What each took\n\n{_entries(own.values())}\n")
+        places: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for result in results:
+            if result["environment"]["kind"] == kind:
+                places.setdefault(_place(result["environment"]), {})[result["key"]] = result
+        measured: set[tuple[str, Ratio]] = set()
+        for number, (place, own) in enumerate(sorted(places.items())):
+            rows = _rows(own, planned)
+            measured |= {row for row, _ in rows}
+            name = title if len(places) == 1 else f"{title} {number + 1}"
+            parts.append(f"## {name}\n\nMeasured on {place}.\n\n{_ratios(rows)}\n")
+            parts.append(f"### What each took on {name}\n\n{_entries(own.values())}\n")
+        empty = [((key, ratio), None) for key, ratios in planned.items() for ratio in ratios]
+        empty = [row for row in empty if row[0] not in measured]
+        if empty:
+            parts.append(f"## {title}: not measured\n\n{_ratios(empty)}\n")
     return "\n".join(parts)
 
 
@@ -52,6 +66,8 @@ def plot(results: Sequence[Mapping[str, Any]]) -> bytes | None:
     curves = [result for result in results if "curve" in result]
     if not curves:
         return None
+    hardware = curves[-1]["environment"]["hardware"]  # the one that was measured last
+    curves = [curve for curve in curves if curve["environment"]["hardware"] == hardware]
     figure = figure_of((9, 6))
     panels = figure.subplots(2, 2, sharex="col")
     for column, (along, label) in enumerate((("batch", "batch"), ("side", "height and width of the state, batch 1"))):
@@ -74,13 +90,8 @@ def plot(results: Sequence[Mapping[str, Any]]) -> bytes | None:
     panels[0, 0].set_ylabel("images a second")
     panels[1, 0].set_ylabel("peak memory, MiB")
     panels[0, 0].legend()
-    figure.suptitle(f"One call of the small UNet, {curves[0]['environment']['hardware']}")
+    figure.suptitle(f"One call of the small UNet, {hardware}")
     return png_of(figure)
-
-
-def _hardware(results: Any) -> str:
-    seen = sorted({_place(result["environment"]) for result in results})
-    return "\n".join(f"Measured on {place}." for place in seen) or "Nothing has been measured on such a device yet."
 
 
 def _place(environment: Mapping[str, Any]) -> str:
@@ -88,14 +99,21 @@ def _place(environment: Mapping[str, Any]) -> str:
     return f"{environment['hardware']}, {environment['threads']} CPU threads, {environment['precision']}; {versions}"
 
 
-def _ratios(own: Mapping[str, Mapping[str, Any]], planned: Mapping[str, Sequence[Ratio]]) -> str:
-    lines = ["| case | of | to | time | goal | memory | goal |", "|---|---|---|---|---|---|---|"]
+def _rows(own: Mapping[str, Mapping[str, Any]], planned: Mapping[str, Sequence[Ratio]]) -> list[_Row]:
+    """Return the planned ratios that were measured, in their order."""
+    rows: list[_Row] = []
     for key, ratios in planned.items():
         found = {(one["of"], one["to"]): one for one in own[key]["ratios"]} if key in own else {}
-        for ratio in ratios:
-            time, memory = _cells(found.get((ratio.of, ratio.to)))
-            goals = [_goal(goal) for goal in (ratio.time, ratio.memory)]
-            lines.append(f"| {key} | {ratio.of} | {ratio.to} | {time} | {goals[0]} | {memory} | {goals[1]} |")
+        rows += [((key, ratio), found[ratio.of, ratio.to]) for ratio in ratios if (ratio.of, ratio.to) in found]
+    return rows
+
+
+def _ratios(rows: Sequence[_Row]) -> str:
+    lines = ["| case | of | to | time | goal | memory | goal |", "|---|---|---|---|---|---|---|"]
+    for (key, ratio), found in rows:
+        time, memory = _cells(found)
+        goals = [_goal(goal) for goal in (ratio.time, ratio.memory)]
+        lines.append(f"| {key} | {ratio.of} | {ratio.to} | {time} | {goals[0]} | {memory} | {goals[1]} |")
     return "\n".join(lines)
 
 

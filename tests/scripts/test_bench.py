@@ -225,14 +225,37 @@ def test_the_tables_leave_what_was_not_measured_empty_and_mark_missed_goals() ->
             "forward, adm-64": (Ratio(of="ours", to="diffusers", time=1.0),),
         },
     )
-    cpu, gpu = page.split("## GPU")
-    row = next(line for line in cpu.splitlines() if line.startswith("| loop, DDIM, batch 1 | ours | diffusers |"))
+    measured, empty, gpu = page.split("\n## ")[1:]
+    row = next(line for line in measured.splitlines() if line.startswith("| loop, DDIM, batch 1 | ours | diffusers |"))
     assert "| 0.25 [0.25, 0.25] | ≤ 0.5 |" in row
-    assert "| forward, adm-64 | ours | diffusers |  | ≤ 1 |  |  |" in cpu
-    assert "a CPU, 1 CPU threads" in cpu
-    assert "Nothing has been measured" in gpu and "| loop, DDIM, batch 1 | ours | diffusers |  | ≤ 0.5 |  |  |" in gpu
+    assert "a CPU, 1 CPU threads" in measured and "forward" not in measured
+    assert empty.startswith("CPU: not measured") and "| forward, adm-64 | ours | diffusers |  | ≤ 1 |  |  |" in empty
+    assert "| loop, DDIM, batch 1 | ours | k-diffusion |  | ≤ 0.5 |  |  |" in empty
+    assert "| loop, DDIM, batch 1 | ours | diffusers |" not in empty
+    assert gpu.startswith("GPU: not measured") and "| loop, DDIM, batch 1 | ours | diffusers |  | ≤ 0.5 |  |  |" in gpu
     slow = {**result(), "ratios": [{**result()["ratios"][0], "time": 0.75}]}
     assert "**0.75**" in markdown([slow], PLANNED)
+
+
+def test_each_machine_has_its_own_tables() -> None:
+    planned = {"one": (Ratio(of="ours", to="diffusers"),), "two": (Ratio(of="ours", to="diffusers"),)}
+    other = result("two")
+    other["environment"] = {**other["environment"], "hardware": "another CPU"}
+    page = markdown([result("one"), other], planned)
+    first, second = page.split("\n## CPU ")[1:]
+    assert "a CPU" in first and "| one |" in first and "| two |" not in first
+    assert "another CPU" in second and "| two |" in second and "CPU: not measured" not in page
+
+
+def test_bfloat16_is_left_out_with_its_reason_where_a_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "config", lambda name: replace(TINY, context_dim=256))
+    monkeypatch.setattr(networks, "missing", lambda library: "left out")
+    for reason, timed in ((None, True), ("too slow", False)):
+        monkeypatch.setattr(networks, "no_bfloat16", lambda device, reason=reason: reason)
+        contest = next(iter(CASES["forward"](SETTING)))
+        assert ("ours, bfloat16" in contest.entries) is timed
+        assert contest.facts["missing"].get("ours, bfloat16") == reason
+        assert contest.facts["missing"]["diffusers, bfloat16"] == (reason or "left out")
 
 
 def test_a_peer_that_is_missing_is_named_with_its_cure() -> None:
