@@ -73,6 +73,7 @@ def trajectory(
         state = step.state if keeps_history else None
         x = step.x
         yield Record(step, move, index, len(path))
+        del step  # the next one is made in the memory of this one's prediction
 
 
 def integrate(
@@ -122,6 +123,7 @@ def integrate(
                 if callback is not None:
                     callback(record)
                 bar.advance()
+                del record
         except KeyboardInterrupt as error:
             raise Interrupted(latest, done) from error
     _check_finite(ends, path)

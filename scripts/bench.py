@@ -29,7 +29,7 @@ _PEERS = ("torch", "diffusers", "k-diffusion", "transformers", "numpy")
 class Bench(ModelFlags):
     """Time the parts. Each round runs every entry once, so that a busy moment hits all of them alike."""
 
-    #: groups of cases: attention, forward, backward, edits, loop, sampling, scaling; none means all
+    #: groups of cases: attention, forward, backward, edits, floors, loop, whole, sampling, scaling; none means all
     only: tuple[str, ...] = ()
     networks: tuple[str, ...] = tuple(SIZES)  #: sizes of the UNets: small, adm-64, adm-256, sd-1.5
     quick: bool = False  #: the small network alone, and small batches and grids

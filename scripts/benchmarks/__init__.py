@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 
 from .contest import Contest, Ratio, Setting
 from .edits import EDITS, edits
+from .floors import FLOORS, floors
 from .loops import BATCHES, LOOP, loop
 from .networks import FORWARD, TRAINING, backward, forward
 from .parts import ATTENTION, SHAPES, attention, sampling
 from .scaling import scaling
 from .sizes import SIZES
+from .wholes import WHOLES, wholes
 
 __all__ = ["CASES", "PLANNED", "SIZES", "Contest", "Ratio", "Setting"]
 
@@ -20,7 +22,9 @@ CASES: dict[str, Callable[[Setting], Iterator[Contest]]] = {
     "forward": forward,
     "backward": backward,
     "edits": edits,
+    "floors": floors,
     "loop": loop,
+    "whole": wholes,
     "sampling": sampling,
     "scaling": scaling,
 }
@@ -31,6 +35,8 @@ PLANNED: dict[str, tuple[Ratio, ...]] = {
     **{f"forward, {name}": FORWARD for name in SIZES},
     **{f"forward and backward, {name}": TRAINING for name in SIZES},
     **{f"Prompt-to-Prompt, {name}": EDITS for name, size in SIZES.items() if size.context is not None},
+    **FLOORS,
+    **{f"whole sample, {name}": WHOLES for name, size in SIZES.items() if size.context is not None},
     **{f"loop, DDIM, batch {batch}": LOOP for batch in BATCHES},
     **{f"loop, DPM-Solver++(2M), batch {batch}": LOOP for batch in BATCHES},
 }

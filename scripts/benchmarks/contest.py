@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["Contest", "Ratio", "Setting", "Thunk", "count", "filled", "missing", "no_bfloat16", "normal"]
+__all__ = ["Contest", "Ratio", "Setting", "Thunk", "count", "filled", "missing", "no_bfloat16", "normal", "uncompiled"]
 
 #: Does the work once.
 Thunk = Callable[[], Any]
@@ -84,6 +86,14 @@ def missing(library: str) -> str | None:
     if importlib.util.find_spec(library) is not None:
         return None
     return f"{library.replace('_', '-')} is not installed; pip install 'steerdiff[bench]'"
+
+
+def uncompiled(device: torch.device) -> str | None:
+    """Return why nothing is compiled for ``device``, or None if it can be."""
+    if device.type == "cuda":
+        return missing("triton") and "torch.compile needs triton for this device; pip install triton"
+    compiler = os.environ.get("CXX", "g++")
+    return None if shutil.which(compiler) else f"torch.compile needs a C++ compiler, and {compiler} is not found"
 
 
 def no_bfloat16(device: torch.device) -> str | None:

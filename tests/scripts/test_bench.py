@@ -30,7 +30,9 @@ from .conftest import Done
 Run = Callable[..., Done]
 # the package's functions of these names hide its modules
 edits = importlib.import_module("steerdiff.scripts.benchmarks.edits")
+floors = importlib.import_module("steerdiff.scripts.benchmarks.floors")
 networks = importlib.import_module("steerdiff.scripts.benchmarks.networks")
+wholes = importlib.import_module("steerdiff.scripts.benchmarks.wholes")
 CPU = torch.device("cpu")
 SETTING = Setting(device=CPU, dtype=torch.float32, networks=("small",), batches=(1, 2), sides=(16,))
 TINY = UNetConfig(
@@ -161,11 +163,12 @@ def test_the_stored_maps_make_the_same_edit_and_the_same_word_maps_as_ours() -> 
 
 
 def test_every_case_that_is_planned_exists_and_has_the_entries_of_its_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (networks, edits):
+    for module in (networks, edits, wholes):
         monkeypatch.setattr(module, "config", lambda name: replace(TINY, context_dim=256))  # quick to build
-    monkeypatch.setattr(networks, "missing", lambda library: "left out")
+    for module in (networks, wholes):
+        monkeypatch.setattr(module, "missing", lambda library: "left out")
     found = {}
-    for name in ("attention", "forward", "backward", "edits", "loop"):
+    for name in ("attention", "forward", "backward", "edits", "floors", "loop", "whole"):
         for contest in CASES[name](SETTING):
             found[contest.key] = contest
             named = {*contest.entries, *contest.facts.get("missing", {})}
@@ -187,6 +190,71 @@ def test_the_entries_of_a_network_compute_the_same(group: str, monkeypatch: pyte
     assert outs["ours"].abs().max() > 0.1  # the last layer does not start at zero here
     for name, out in outs.items():
         assert torch.allclose(out.float(), outs["ours"], atol=0.1 if "bfloat16" in name else 1e-5), name
+
+
+def test_an_operator_and_pytorch_s_compute_the_same_and_the_floors_are_as_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(floors, "_CHANNELS", 64)
+    monkeypatch.setattr(floors, "_SIDE", 32)
+    found = {contest.key: contest for contest in CASES["floors"](replace(SETTING, networks=("sd-1.5",)))}
+    assert set(found) == set(floors.FLOORS)
+    for key, contest in found.items():
+        assert contest.ratios == PLANNED[key] and {ratio.to for ratio in contest.ratios} <= set(contest.entries)
+        with torch.set_grad_enabled(contest.grad):
+            outs = {name: call() for name, call in contest.entries.items()}
+        ours, plain = outs["ours"], outs["PyTorch"]
+        if "norm" in key:
+            torch.testing.assert_close(ours, plain)
+        else:  # row 1 is edited, the others are plain
+            torch.testing.assert_close(ours[[0, 2, 3]], plain[[0, 2, 3]], atol=1e-5, rtol=1e-5)
+            assert (ours[1] - plain[1]).abs().max() > 1e-2
+    image = 4 * 64 * 32**2
+    assert found["group norm, scale and shift, SiLU"].entries["a copy of as many bytes"]().numel() == image
+    keys = 4 * 64 * 77
+    assert found["edited cross-attention"].entries["a copy of as many bytes"]().numel() == image + keys
+    product = found["injected self-attention"].entries["a product of as many numbers"]()
+    assert 2 * product.shape[0] ** 3 == pytest.approx(2 * 2 * 4 * 256**2 * 64, rel=0.3)  # sides are multiples of 64
+
+
+def test_a_whole_sample_is_the_same_compiled_and_its_network_sees_both_branches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wholes, "config", lambda name: replace(TINY, context_dim=256, out_channels=4))
+    monkeypatch.setattr(wholes, "missing", lambda library: "left out")
+    seen: list[int] = []
+
+    def compiled(net: Callable[..., torch.Tensor], mode: str, fullgraph: bool) -> Callable[..., torch.Tensor]:
+        assert fullgraph and mode == "default"
+        return lambda x, t, **named: seen.append(len(x)) or net(x, t, **named)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    for reason in ("no compiler", None):
+        monkeypatch.setattr(wholes, "uncompiled", lambda device, reason=reason: reason)
+        contest = next(iter(CASES["whole"](SETTING)))
+        assert contest.facts["missing"].get("ours, compiled") == reason
+        assert contest.facts["missing"]["diffusers, compiled"] == (reason or "left out")
+    with torch.inference_mode():
+        plain, again = contest.entries["ours"](), contest.entries["ours, compiled"]()
+    assert torch.equal(plain, again) and seen == [2] * wholes.STEPS and torch.isfinite(plain).all()
+
+
+@pytest.mark.skipif(missing("diffusers") is not None, reason="diffusers is not installed (the bench extra)")
+def test_the_whole_samples_of_diffusers_take_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, list[int]] = {"ours": [], "theirs": []}
+
+    def ours(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        asked["ours"].append(len(x))
+        return x / 2
+
+    def theirs(x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        asked["theirs"].append(len(x))
+        return (x / 2,)
+
+    x, context = normal((1, 4, 8, 8), SETTING), normal((2, 7, 16), SETTING)
+    one, other = wholes._ours(ours, x, context)(), wholes._theirs(theirs, x, context)()
+    assert asked == {"ours": [2] * wholes.STEPS, "theirs": [2] * wholes.STEPS}
+    assert 0.5 < other.std() / one.std() < 2  # other lists of times: near, not equal
 
 
 def test_the_loop_and_the_attention_run() -> None:
