@@ -14,6 +14,7 @@ __all__ = ["markdown", "plot", "summary"]
 #: A ratio of a contest, and what was measured of it.
 _Row = tuple[tuple[str, Ratio], Mapping[str, Any] | None]
 
+_NAMED = 4  # operators of an entry
 _GREY, _COLOURS = "0.5", ("tab:blue", "tab:orange")
 
 
@@ -134,15 +135,23 @@ def _goal(goal: float | None) -> str:
 
 
 def _entries(results: Any) -> str:
-    lines = ["| case | entry | parameters | ms | spread | rate | peak, MiB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | entry | parameters | ms | spread | rate | peak, MiB | its time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for result in results:
         for name, entry in result["entries"].items():
             parameters = result.get("parameters", {}).get(name.split(",")[0])
             lines.append(
                 f"| {result['key']} | {name} | {'' if parameters is None else f'{parameters:,}'} | "
                 f"{entry['seconds'] * 1e3:.3f} | {entry['spread']:.0%} | {entry['rate']:.2f} {result['unit']}s/s | "
-                f"{entry['peak_bytes'] / 2**20:.1f} |"
+                f"{entry['peak_bytes'] / 2**20:.1f} | {_shares(entry.get('operators', {}))} |"
             )
         for name, reason in result.get("missing", {}).items():
-            lines.append(f"| {result['key']} | {name} | | not measured: {reason} | | | |")
+            lines.append(f"| {result['key']} | {name} | | not measured: {reason} | | | | |")
     return "\n".join(lines)
+
+
+def _shares(operators: Mapping[str, float]) -> str:
+    """Return the operators with the largest shares, such as "convolution 61%, addmm 12%"."""
+    return ", ".join(f"{name} {share:.0%}" for name, share in list(operators.items())[:_NAMED])

@@ -15,7 +15,9 @@ from .contest import Contest, Thunk
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["measure", "peak_bytes"]
+__all__ = ["measure", "observed"]
+
+_SMALLEST_SHARE = 0.02  # of an operator that is named
 
 
 def measure(contest: Contest, rounds: int, seconds: float, device: torch.device) -> dict[str, Any]:
@@ -29,23 +31,28 @@ def measure(contest: Contest, rounds: int, seconds: float, device: torch.device)
 
     Returns:
         JSON-able: for each entry the median time of a call in seconds, its spread (interquartile range over median),
-        and the peak memory above what was there before, in bytes; for each ratio whose entries took part the median of
-        its rounds, its quartiles, the ratio of the memories, and its goals.
+        the peak memory above what was there before, in bytes, and the operators that took most of one call, as shares
+        of its time; for each ratio whose entries took part the median of its rounds, its quartiles, the ratio of the
+        memories, and its goals.
     """
     import torch
 
     repeats: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in contest.entries}
     memory: dict[str, int] = {}
+    operators: dict[str, dict[str, float]] = {}
     with torch.inference_mode(not contest.grad), torch.set_grad_enabled(contest.grad):
         for name, call in contest.entries.items():
             call()  # warms up: what is allocated once, kernels that are chosen
-            memory[name] = peak_bytes(call, device)
+            memory[name], operators[name] = observed(call, device)
             repeats[name] = max(1, round(seconds / max(_time(call, 1, device), 1e-7)))
         for _ in range(rounds):
             for name, call in contest.entries.items():
                 times[name].append(_time(call, repeats[name], device))
-    entries = {name: _entry(times[name], memory[name], contest.work) for name in contest.entries}
+    entries = {
+        name: {**_entry(times[name], memory[name], contest.work), "operators": operators[name]}
+        for name in contest.entries
+    }
     ratios = [
         {
             "of": ratio.of,
@@ -62,23 +69,40 @@ def measure(contest: Contest, rounds: int, seconds: float, device: torch.device)
     return {**head, "entries": entries, "ratios": ratios, **contest.facts}
 
 
-def peak_bytes(call: Thunk, device: torch.device) -> int:
-    """Return how far the allocated memory rises above where it was, in bytes, while ``call`` runs.
+def observed(call: Thunk, device: torch.device) -> tuple[int, dict[str, float]]:
+    """Return how far the allocated memory rises above where it was, in bytes, while ``call`` runs, and who takes time.
 
     On a CPU these are the allocations that PyTorch's profiler sees: all tensors and the scratch space of its kernels;
-    not what libraries below it take for themselves.
+    not what libraries below it take for themselves. Of the time, operators have the shares that are their own, without
+    those that they call; the largest first.
     """
     import torch
 
-    if device.type == "cuda":
+    cuda = device.type == "cuda"
+    if cuda:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:  # torch.profiler's would import the compiler
+        peak = torch.cuda.max_memory_allocated(device) - before
+    # torch.profiler's profile would import the compiler
+    with torch.autograd.profiler.profile(profile_memory=not cuda, use_device="cuda" if cuda else None) as profile:
         out = call()  # held, so that its end is not counted among what is given back
+        if cuda:
+            torch.cuda.synchronize(device)
     del out
+    return peak if cuda else _peak_bytes(profile), _shares(profile, cuda)
+
+
+def _shares(profile: torch.autograd.profiler.profile, cuda: bool) -> dict[str, float]:
+    events = profile.key_averages()  # type: ignore[no-untyped-call]
+    own = {event.key: event.self_device_time_total if cuda else event.self_cpu_time_total for event in events}
+    whole = sum(own.values()) or 1.0
+    ranked = sorted(own.items(), key=lambda item: -item[1])
+    return {name.removeprefix("aten::"): time / whole for name, time in ranked if time >= _SMALLEST_SHARE * whole}
+
+
+def _peak_bytes(profile: torch.autograd.profiler.profile) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profile.export_chrome_trace(str(path))

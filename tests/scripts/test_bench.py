@@ -23,7 +23,7 @@ from steerdiff.scripts.benchmarks.edits import word_swap
 from steerdiff.scripts.benchmarks.peers import StoreAllMaps, WrittenOut
 from steerdiff.scripts.benchmarks.report import markdown, plot
 from steerdiff.scripts.benchmarks.sizes import config, peer
-from steerdiff.scripts.benchmarks.timing import measure, peak_bytes
+from steerdiff.scripts.benchmarks.timing import measure, observed
 
 from .conftest import Done
 
@@ -110,9 +110,20 @@ def test_the_peak_is_what_is_held_at_once_and_not_what_is_allocated_in_all() -> 
             torch.ones(2**18)
 
     there = torch.ones(2**20)  # what was there before counts for nothing
-    assert 3 * 2**20 <= peak_bytes(held, CPU) < 3.1 * 2**20
-    assert 2**20 <= peak_bytes(freed, CPU) < 1.1 * 2**20
-    assert peak_bytes(lambda: there.add_(1), CPU) < 2**12
+    assert 3 * 2**20 <= observed(held, CPU)[0] < 3.1 * 2**20
+    assert 2**20 <= observed(freed, CPU)[0] < 1.1 * 2**20
+    assert observed(lambda: there.add_(1), CPU)[0] < 2**12
+
+
+def test_the_operators_that_take_the_time_are_named_with_their_shares() -> None:
+    large, small = torch.ones(300, 300), torch.ones(2)
+    shares = observed(lambda: (large @ large, large @ large, small.add_(1)), CPU)[1]
+    name, most = next(iter(shares.items()))
+    assert name == "mm" and most > 0.5 and sum(shares.values()) <= 1 + 1e-9
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    entry = {"operators": {"convolution": 0.614, "addmm": 0.2}, "seconds": 1, "spread": 0, "rate": 1, "peak_bytes": 0}
+    page = markdown([{**result(), "entries": {"ours": entry}}], PLANNED)
+    assert "| convolution 61%, addmm 20% |" in page
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -328,7 +339,7 @@ def test_bfloat16_is_left_out_with_its_reason_where_a_cpu_has_none(monkeypatch: 
 
 def test_a_peer_that_is_missing_is_named_with_its_cure() -> None:
     page = markdown([result(missing={"k-diffusion": "k-diffusion is not installed"})], PLANNED)
-    assert "| k-diffusion | | not measured: k-diffusion is not installed |" in page
+    assert "| k-diffusion | | not measured: k-diffusion is not installed | | | | |" in page
     assert "pip install 'steerdiff[bench]'" in (missing("no_such_library") or "")
 
 
