@@ -196,8 +196,11 @@ def _subject(folder: Path) -> Path:
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    """Return the prompts of a file, one a line; blank lines may only end it, for each line belongs to a picture."""
+    lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").rstrip().splitlines())
     require(len(lines) > 0, f"{path} is empty; write one prompt a line")
+    blank = next((number for number, line in enumerate(lines, 1) if not line), None)
+    require(blank is None, f"line {blank} of {path} is blank, and lines belong to pictures in order; fill or remove it")
     return lines
 
 

@@ -114,6 +114,7 @@ def test_each_target_reaches_the_method_with_its_image_and_is_recorded(tmp_path:
     [
         (None, "there is no file .*targets.txt"),
         ("\n \n", "targets.txt is empty; write one prompt a line"),
+        ("a\n\nb\nc\n", "line 2 of .*targets.txt is blank"),
     ],
 )
 def test_targets_that_are_not_there_are_an_error(tmp_path: Path, targets: str | None, message: str) -> None:
