@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from steerdiff.errors import require
+from steerdiff.errors import require, warn
 from steerdiff.guidance import Model
 from steerdiff.guidance.prompts import Prompt
 from steerdiff.guidance.settings import Spacing
@@ -158,7 +157,7 @@ class DiffEdit:
         if mask is not None:
             fitted = fitted_mask(model, mask, x.shape[0])
             if not fitted.any():
-                warnings.warn("the mask is empty, so that nothing may change; make it 1 where it may", stacklevel=3)
+                warn("the mask is empty, so that nothing may change; make it 1 where it may")
             return fitted
         require(
             bool(texts.differ.any()),

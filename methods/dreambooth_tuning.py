@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -11,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import UserError, require, warn
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
 from steerdiff.guidance.prompts import Prompt, TextEncoder
@@ -83,7 +82,7 @@ def folder_pictures(model: Model, folders: Mapping[FilePath, str | None]) -> Pic
         n = len(some)
         if n < _FEW:
             count = "1 picture" if n == 1 else f"{n} pictures"
-            warnings.warn(f"{folder} holds {count}; 3 to 5 show what belongs to the subject", stacklevel=2)
+            warn(f"{folder} holds {count}; 3 to 5 show what belongs to the subject")
         images.append(some)
         captions += cast("list[str]", texts) if caption is None else [caption] * n
     return Pictures(images=torch.cat(images), captions=tuple(captions))

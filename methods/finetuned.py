@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import UserError, require, warn
 from steerdiff.guidance import Model
 from steerdiff.guidance.loading import locate
 from steerdiff.guidance.prompts import TextEncoder
@@ -278,7 +277,7 @@ def _read(path: Path, load: Callable[[], T]) -> T | None:
     try:
         return load()
     except UserError as error:
-        warnings.warn(f"a file of the cache is damaged and is made again: {error}", stacklevel=3)
+        warn(f"a file of the cache is damaged and is made again: {error}")
         return None
 
 

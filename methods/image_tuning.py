@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from steerdiff.errors import warn
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
 from steerdiff.guidance.prompts import Prompt
@@ -149,5 +149,5 @@ def own_delta(source: Any, method: str, model: Model, x: Tensor) -> Delta:
     """
     found = given_delta(source, method, identity(model))
     if all(digest(one[None]) != found.settings.get("image") for one in x):
-        warnings.warn(f"{source} was tuned on another image than those given", stacklevel=4)
+        warn(f"{source} was tuned on another image than those given")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
@@ -11,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import require
+from steerdiff.errors import require, warn
 from steerdiff.guidance import Model
 from steerdiff.guidance.classifier_free import Condition
 from steerdiff.guidance.prompts import Prompt
@@ -208,7 +207,7 @@ class Imagic:
         has = target.context is not None or not self.embedding_steps
         require(has, f"{model.name} has no text whose embedding could be tuned; use embedding_steps 0")
         if model.text is not None and isinstance(prompt, str) and not prompt.strip():
-            warnings.warn("no text says what the result shows, so that nothing is edited; give a prompt", stacklevel=3)
+            warn("no text says what the result shows, so that nothing is edited; give a prompt")
 
     def _delta(self, model: Model, image: Tensor, told: str | Condition | None, progress: bool) -> Delta | None:
         """Return what tuning to one image changes, from the cache if it is there; None if nothing is tuned."""

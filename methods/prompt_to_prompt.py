@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -10,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import UserError, require, warn
 from steerdiff.guidance import Condition, Model
 from steerdiff.guidance.local_blend import BLEND_STARTS, BlendVariant, LocalBlend
 from steerdiff.guidance.settings import Spacing
@@ -173,7 +172,7 @@ class PromptToPrompt:
         require(not (prompt is None and target is None), "there is no prompt whose words are edited; give one")
         prompts, targets = (_listed(one, count) for one in (prompt, prompt if target is None else target))
         if prompts == targets and not self.reweight:
-            warnings.warn("the target is the prompt, and no word is re-weighted: nothing is edited", stacklevel=4)
+            warn("the target is the prompt, and no word is re-weighted: nothing is edited")
         return prompts, targets
 
     def _drawn(self, model: Model, path: Path, x: Tensor, negative: str) -> Inverted:

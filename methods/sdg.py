@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -10,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from steerdiff.errors import require
+from steerdiff.errors import require, warn
 from steerdiff.guidance import Model
 from steerdiff.guidance.clip_guidance import ClipGuidance, Encoder, ImageTerm, Term, TextTerm, check_encoder, encoder_of
 from steerdiff.guidance.loading import load_cached
@@ -123,7 +122,7 @@ class SDG:
             text = (
                 f"noisy_clip '{self.noisy_clip}' was tuned from another CLIP than '{self.clip}'; its texts may mislead"
             )
-            warnings.warn(text, stacklevel=2)
+            warn(text)
         return encoder
 
     def _terms(self, model: Model, rows: int, image: Tensor | None, prompt: str | Sequence[str] | None) -> list[Term]:

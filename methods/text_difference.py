@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from steerdiff.errors import require
+from steerdiff.errors import require, warn
 from steerdiff.guidance import Condition, Model
 from steerdiff.guidance.prompts import Prompt, TextEncoder, listed
 from steerdiff.samplers import Level
@@ -118,4 +117,4 @@ def check_found(free: Tensor, *, at_least_one: bool) -> None:
     found = ", ".join(f"{what} for image {number}" for number, what in bad.items())
     advice = "change clamp or threshold (lower ones select more), or give a mask"
     require(len(bad) < len(shares) or not at_least_one, f"the mask found is {found}; {advice}")
-    warnings.warn(f"the mask found is {found}; {advice}", stacklevel=3)
+    warn(f"the mask found is {found}; {advice}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
@@ -12,7 +11,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from steerdiff.errors import require
+from steerdiff.errors import require, warn
 
 from . import build
 
@@ -132,7 +131,7 @@ def run_on_cuda(limit: str | None) -> bool:
     require(chosen != "cuda", f"kernels is cuda, and the fused kernels cannot run: {reason}")
     if reason not in _state.warned:
         _state.warned.add(reason)
-        warnings.warn(f"the fused kernels do not run, PyTorch's operators do: {reason}", stacklevel=2)
+        warn(f"the fused kernels do not run, PyTorch's operators do: {reason}")
     return False
 
 

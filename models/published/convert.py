@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import UserError, require, warn
 from steerdiff.models.checkpoint import FORMAT
 from steerdiff.models.text_config import BertTextConfig, ClipTextConfig
 from steerdiff.models.weights import (
@@ -127,19 +126,18 @@ def _warn(model: PublishedModel, stored: PublishedModel, layout: Layout, target:
         lost += [f"text block {old.layers - 1}, which is never read,"] if old.layers != new.layers else []
         lost += ["the text projection"] if old.projection != new.projection else []
     if lost:
-        warnings.warn(f"a folder has no place for {' and '.join(lost)}; they are left out", stacklevel=3)
+        warn(f"a folder has no place for {' and '.join(lost)}; they are left out")
     shortened = isinstance(old, ClipTextConfig) and old.activation == "gelu" and old.reads == "last"
     if target.to == "single-file" and layout.kind == "diffusers" and shortened:
-        warnings.warn(
+        warn(
             "the folder holds no text block after those that are read and no projection, so the single file has none "
-            "either; steerdiff reads it, other programs may not",
-            stacklevel=3,
+            "either; steerdiff reads it, other programs may not"
         )
     if layout.parts.get("unet", Part("")).ema is not None:
         kept = "averaged" if ema else "plain, not the averaged,"
-        warnings.warn(f"the source holds two sets of weights of the UNet; the {kept} ones are kept", stacklevel=3)
+        warn(f"the source holds two sets of weights of the UNet; the {kept} ones are kept")
     if model.inputs == "depth" and target.to != "steerdiff":
-        warnings.warn("the network that estimates depth is not part of the model and is left out", stacklevel=3)
+        warn("the network that estimates depth is not part of the model and is left out")
 
 
 def _part(model: PublishedModel, name: str, to: Form) -> Part:

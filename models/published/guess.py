@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from steerdiff.errors import UserError
+from steerdiff.errors import UserError, warn
 from steerdiff.models.config import AutoencoderConfig, UNetConfig
 from steerdiff.models.text_config import ClipTextConfig
 from steerdiff.models.weights import WeightFile
@@ -82,7 +81,7 @@ def as_stored(model: PublishedModel, file: WeightFile, layout: Layout) -> Publis
     changes: dict[str, Any] = {name: None for name in _PARTS if name not in layout.parts}
     lacking = [name for name in changes if model.family == "latent" and getattr(model, name) is not None]
     if lacking:
-        warnings.warn(f"{file.path} holds no {' and no '.join(lacking)}; what needs them will not work", stacklevel=2)
+        warn(f"{file.path} holds no {' and no '.join(lacking)}; what needs them will not work")
     if isinstance(model.text, ClipTextConfig) and "text" in layout.parts:
         changes["text"] = _stored_text(model.text, file, layout)
     scale = f"{layout.root}scale_factor"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerdiff.errors import require
+from steerdiff.errors import require, warn
 from steerdiff.scripts.arguments import parse, plain
 
 from .sample_flags import Samples
@@ -95,7 +94,7 @@ def _source(flags: Samples, given: str, seed: int) -> Source:
 def _warn_of_equal_sides(flags: Samples) -> None:
     given = [side for side in (flags.generated, flags.reference) if side not in ("model", "scenes", None)]
     if len({Path(str(side)).resolve() for side in given}) < len(given):
-        warnings.warn(f"both sides are {given[0]}; every distance is then that of a thing to itself", stacklevel=2)
+        warn(f"both sides are {given[0]}; every distance is then that of a thing to itself")
 
 
 def _save(flags: Samples, measuring: Measuring, sides: dict[str, Source]) -> None:

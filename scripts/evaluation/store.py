@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import UserError, require, warn
 from steerdiff.io import atomic_write
 
 from .cells import Cell, Result
@@ -90,7 +89,7 @@ class Store:
         except Exception as error:  # a damaged archive can raise nearly anything
             reason = str(error) if isinstance(error, UserError) else f"it is damaged: {type(error).__name__}"
             aside = _put_aside(path)
-            warnings.warn(f"{path} is not used ({reason}); it is kept as {aside.name}", stacklevel=3)
+            warn(f"{path} is not used ({reason}); it is kept as {aside.name}")
             return None
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerdiff.errors import UserError, require
+from steerdiff.errors import UserError, require, warn
 from steerdiff.guidance.loading import load_classifier
 from steerdiff.io import ensure_writable
 from steerdiff.models.published import PRESETS, open_published
@@ -145,7 +144,7 @@ def _carried_out(experiment: Experiment, ruler: Ruler, doubts: Sequence[str], *,
     recipe, runs = experiment.recipe, experiment.runs
     _check_pictures(experiment)
     for reason in ruler.foreseen():
-        warnings.warn(reason, stacklevel=2)
+        warn(reason)
     drawn = {run.label: draw(experiment, run, progress=run.label) for run in runs}
     measured = [one for run in runs for one in ruler.measure(run, drawn[run.label].folder)]
     remarks = [recipe.missing] if recipe.missing else []
