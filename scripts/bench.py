@@ -14,7 +14,7 @@ from steerdiff.errors import require
 
 from .arguments import parse
 from .benchmarks import CASES, PLANNED, SIZES, Setting
-from .runtime import ModelFlags, environment
+from .runtime import DeviceFlags, environment
 from .suggestions import closest
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PEERS = ("torch", "diffusers", "k-diffusion", "transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench(ModelFlags):
+class Bench(DeviceFlags):
     """Time the parts. Each round runs every entry once, so that a busy moment hits all of them alike."""
 
     #: groups of cases: attention, forward, backward, edits, floors, loop, whole, sampling, scaling; none means all
@@ -45,8 +45,6 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Run the cases, print a line for each entry, and write the files."""
     flags = parse(Bench, arguments, prog=prog)
     _check(flags)
-    import torch
-
     from steerdiff.io import ensure_writable
 
     from .benchmarks.report import summary
@@ -55,8 +53,7 @@ def main(arguments: Sequence[str], prog: str) -> int:
     for path in (flags.out, flags.markdown, flags.plot):
         if path is not None:
             ensure_writable(path.parent)
-    if flags.threads is not None:
-        torch.set_num_threads(flags.threads)
+    flags.prepare()  # builds the kernels where there are none, so that all that is timed runs on them
     setting = _setting(flags)
     facts = _environment(setting.device, flags.precision)
     results = _kept(flags.out) if flags.keep else {}

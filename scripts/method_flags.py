@@ -107,7 +107,11 @@ def made_class(
         docs |= field_docs(cls)
         hints = typing.get_type_hints(cls)
         fields += [(field.name, hints[field.name], _default(field)) for field in dataclasses.fields(cls)]
-    namespace = {"__doc__": method.__doc__, "__field_docs__": docs, "load": ModelFlags.load, "place": ModelFlags.place}
+    namespace = {
+        "__doc__": method.__doc__,
+        "__field_docs__": docs,
+        **{name: getattr(ModelFlags, name) for name in ("load", "place", "prepare")},
+    }
     name = f"{title}{method.__name__}"
     return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True, namespace=namespace)
 

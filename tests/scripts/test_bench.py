@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from steerdiff.models import UNet, UNetConfig
+from steerdiff.models import UNet, UNetConfig, kernels
 from steerdiff.models.attention import attend
 from steerdiff.models.control import Control, Site, Taps
 from steerdiff.scripts import benchmarks
@@ -380,6 +380,17 @@ def test_the_command_writes_results_and_tables_and_keeps_those_of_before(
     assert [one["key"] for one in json.loads(out.read_text())["results"]] == ["one", "two"]
     steerdiff("bench", "--only", "edits", *shared)
     assert [one["key"] for one in json.loads(out.read_text())["results"]] == ["two"]
+
+
+def test_flags_of_the_device_are_heeded_and_there_are_none_of_a_model(steerdiff: Run, tmp_path: Path) -> None:
+    shared = ("bench", "--only", "loop", "--device", "cpu", "--out", tmp_path / "b.json")
+    with kernels.use("auto"):  # what the command chooses ends with the block
+        demanded = steerdiff(*shared, "--kernels", "cuda")
+    assert demanded.code == 2 and "kernels is cuda, and the tensors are on cpu" in demanded.err
+    none = steerdiff(*shared, "--threads", 0)
+    assert none.code == 2 and "threads is 0" in none.err
+    assert steerdiff(*shared, "--weights", "emoji64").code == 2
+    assert not (tmp_path / "b.json").exists()
 
 
 def test_wrong_names_are_refused_before_anything_runs(steerdiff: Run, tmp_path: Path) -> None:
