@@ -45,7 +45,10 @@ def main(arguments: Sequence[str], prog: str) -> int:
     """Run the cases, print a line for each entry, and write the files."""
     flags = parse(Bench, arguments, prog=prog)
     _check(flags)
+    import torch
+
     from steerdiff.io import ensure_writable
+    from steerdiff.models import kernels
 
     from .benchmarks.report import summary
     from .benchmarks.timing import measure
@@ -53,8 +56,9 @@ def main(arguments: Sequence[str], prog: str) -> int:
     for path in (flags.out, flags.markdown, flags.plot):
         if path is not None:
             ensure_writable(path.parent)
-    flags.prepare()  # builds the kernels where there are none, so that all that is timed runs on them
+    flags.prepare()
     setting = _setting(flags)
+    kernels.fused(torch.empty(0, device=setting.device))  # builds them, so that all that is timed runs on them
     facts = _environment(setting.device, flags.precision)
     results = _kept(flags.out) if flags.keep else {}
     for name, make in CASES.items():
@@ -111,9 +115,13 @@ def _write(flags: Bench, results: list[dict[str, Any]]) -> None:
 
 
 def _environment(device: torch.device, precision: str) -> dict[str, Any]:
+    from steerdiff.models import kernels
+
     facts = environment(str(device))
-    hardware = facts["device"] if device.type == "cuda" else _processor()
-    return {**facts, "kind": device.type, "hardware": hardware, "precision": precision, "versions": _versions()}
+    cuda = device.type == "cuda"
+    hardware = facts["device"] if cuda else _processor()
+    used = {"kernels": kernels.status(cuda)} if cuda else {}
+    return {**facts, **used, "kind": device.type, "hardware": hardware, "precision": precision, "versions": _versions()}
 
 
 def _processor() -> str:

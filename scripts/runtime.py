@@ -41,7 +41,8 @@ class DeviceFlags:
 
         if self.kernels is not None:
             kernels.use(self.kernels)
-        kernels.fused(torch.empty(0, device=self.place()))  # an error now, not in the middle of a run
+        if kernels.setting() == "cuda":
+            kernels.fused(torch.empty(0, device=self.place()))  # an error now, not in the middle of a run
         if self.threads is not None:
             require(self.threads >= 1, f"threads is {self.threads}; it must be at least 1")
             torch.set_num_threads(self.threads)

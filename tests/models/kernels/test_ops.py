@@ -15,7 +15,7 @@ from steerdiff.errors import UserError
 from steerdiff.models import AttentionEdit, Control, Site, Taps, kernels
 from steerdiff.models.attention_edit import edited_attention
 from steerdiff.models.kernels import choice, ops, reference
-from steerdiff.scripts.runtime import ModelFlags, environment
+from steerdiff.scripts.runtime import DeviceFlags, ModelFlags, environment
 
 OPERATORS = torch.ops.steerdiff
 CROSS, SELF = Site("attn2", "cross", "mid", 1), Site("attn1", "self", "mid", 1)
@@ -213,6 +213,14 @@ def test_the_flag_chooses_and_a_demand_fails_before_the_weights_are_read() -> No
         ModelFlags(weights="not there", device="cpu", kernels="reference").load()
     assert kernels.setting() == "reference"
     assert "kernels" not in environment("cpu")  # which is what it was
+
+
+def test_loading_a_model_builds_kernels_only_if_they_are_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(kernels, "fused", lambda x: asked.append(kernels.setting()))
+    for setting in ("auto", "reference", "cuda"):
+        DeviceFlags(device="cpu", kernels=setting).prepare()
+    assert asked == ["cuda"]
 
 
 def test_auto_falls_back_with_one_warning_for_each_reason(monkeypatch: pytest.MonkeyPatch) -> None:
