@@ -24,14 +24,14 @@ def combined(*terms: tuple[float | Tensor, Tensor]) -> Tensor:
     total = factor * x
     for factor, x in others:
         fits = total.dtype == x.dtype and total.shape == x.shape
-        total = plus(total, factor, x, out_of_place=not fits)
+        total = plus(total, factor, x, in_place=fits)
     return total
 
 
-def plus(x: Tensor, factor: float | Tensor, y: Tensor, *, out_of_place: bool = True) -> Tensor:
-    """Return ``x + factor y``, in a new tensor or, for tensors of one type and shape, in ``x``."""
+def plus(x: Tensor, factor: float | Tensor, y: Tensor, *, in_place: bool = False) -> Tensor:
+    """Return ``x + factor y``: a new tensor, or ``x`` itself, where it has the type and shape of the sum."""
     if isinstance(factor, Tensor):
-        return x + factor * y if out_of_place else x.add_(factor * y)
+        return x.add_(factor * y) if in_place else x + factor * y
     if y.device.type != "cpu":
-        return torch.add(x, y, alpha=factor) if out_of_place else x.add_(y, alpha=factor)
-    return torch.addcmul(x, y, _ONE, value=factor) if out_of_place else x.addcmul_(y, _ONE, value=factor)
+        return x.add_(y, alpha=factor) if in_place else torch.add(x, y, alpha=factor)
+    return x.addcmul_(y, _ONE, value=factor) if in_place else torch.addcmul(x, y, _ONE, value=factor)
