@@ -20,11 +20,14 @@ SHAPES: dict[str, tuple[int, int, int, int, int]] = {
     "emoji64 cross 16x16": (8, 4, 256, 24, 24),
     "sd15 self 64x64": (2, 8, 4096, 4096, 40),
     "sd15 cross 64x64": (2, 8, 4096, 77, 40),
+    "adm-64 self 32x32, with gradients": (1, 6, 1024, 1024, 64),
+    "adm-64 self 16x16, with gradients": (1, 9, 256, 256, 64),
 }
+_OF_NETWORKS = {"sd15": "sd-1.5", "adm-64": "adm-64"}  # shapes that are timed where their network is
 
 
 def attention(setting: Setting) -> Iterator[Contest]:
-    """The attention op at the sizes of the shipped model, and of Stable Diffusion if it is timed, beside whole maps."""
+    """The attention op at sizes of the shipped model and of the networks that are timed, beside whole maps."""
     from steerdiff.models.attention import attend
     from steerdiff.models.control import Site
 
@@ -34,16 +37,27 @@ def attention(setting: Setting) -> Iterator[Contest]:
         return written_out_maps(q, k, None) @ v
 
     for name, (rows, heads, cells, keys, d) in SHAPES.items():
-        if name.startswith("sd15") and "sd-1.5" not in setting.networks:
+        if any(name.startswith(start) and size not in setting.networks for start, size in _OF_NETWORKS.items()):
             continue
-        q = normal((rows, heads, cells, d), setting)
-        k, v = (normal((rows, heads, keys, d), setting) for _ in range(2))
+        grad = "gradients" in name
+        q = normal((rows, heads, cells, d), setting).requires_grad_(grad)
+        k, v = (normal((rows, heads, keys, d), setting).requires_grad_(grad) for _ in range(2))
         site = Site(name=name, kind="self" if cells == keys else "cross", place="down", factor=1)
         entries: dict[str, Thunk] = {
             "ours": partial(attend, q, k, v, None, site, None),
             "written out": partial(written_out, q, k, v),
         }
-        yield Contest(key=f"attention, {name}", entries=entries, ratios=ATTENTION, facts={"shape": list(SHAPES[name])})
+        if grad:
+            entries = {who: partial(_gradients, call, (q, k, v)) for who, call in entries.items()}
+        facts = {"shape": list(SHAPES[name])}
+        yield Contest(key=f"attention, {name}", entries=entries, ratios=ATTENTION, facts=facts, grad=grad)
+
+
+def _gradients(call: Thunk, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the gradients of the mean square of what ``call`` computes from ``inputs``."""
+    import torch
+
+    return torch.autograd.grad(call().square().mean(), inputs)
 
 
 def sampling(setting: Setting) -> Iterator[Contest]:

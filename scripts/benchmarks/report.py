@@ -83,16 +83,27 @@ def plot(results: Sequence[Mapping[str, Any]]) -> bytes | None:
             panels[0, column].plot(at, [entry["rate"] for _, entry in points], **look)
             panels[1, column].plot(at, [entry["peak_bytes"] / 2**20 for _, entry in points], **look)
         panels[1, column].set_xlabel(label)
-    for panel in panels.flat:
-        if panel.has_data():
-            panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
-        panel.grid(color=_GREY, alpha=0.3)
+    for rates, memory in panels.T:
+        for panel in (rates, memory):
+            panel.grid(color=_GREY, alpha=0.3)
+        if not rates.has_data():
+            continue
+        memory.set_xscale("log", base=2)
+        memory.set_yscale("log")
+        memory.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        memory.yaxis.set_major_formatter(_number)
+        memory.yaxis.set_minor_formatter(_number)
+        rates.set_ylim(bottom=0)
     panels[0, 0].set_ylabel("images a second")
     panels[1, 0].set_ylabel("peak memory, MiB")
-    panels[0, 0].legend()
+    panels[0, 0].legend(loc="lower right")
     figure.suptitle(f"One call of the small UNet, {hardware}")
     return png_of(figure)
+
+
+def _number(value: float, _: int) -> str:
+    """Return a tick's label: a plain number, and nothing for most of those between powers of ten."""
+    return f"{value:g}" if f"{value:e}"[0] in "125" else ""
 
 
 def _place(environment: Mapping[str, Any]) -> str:

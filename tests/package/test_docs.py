@@ -94,6 +94,13 @@ def test_the_tables_of_the_readme_are_what_the_commands_wrote(name: str) -> None
     assert [table for table in written if table not in readme] == []
 
 
+def test_the_speeds_of_the_readme_are_rows_of_the_bench() -> None:
+    section = (ROOT / "README.md").read_text().partition("\n## Speed\n")[2].partition("\n## ")[0]
+    written = rows((ROOT / "docs/results/bench.md").read_text())
+    assert len(rows(section)) > 10
+    assert [row for row in rows(section) if row not in written] == []
+
+
 def test_the_readmes_numbers_of_samples_are_those_of_the_command() -> None:
     written = [row.split("|")[1:6] for row in rows((ROOT / "docs/results/samples.md").read_text())]
     numbers = {

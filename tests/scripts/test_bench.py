@@ -268,6 +268,14 @@ def test_the_whole_samples_of_diffusers_take_the_same_steps(monkeypatch: pytest.
     assert 0.5 < other.std() / one.std() < 2  # other lists of times: near, not equal
 
 
+def test_the_gradients_of_both_attentions_are_the_same() -> None:
+    contests = [one for one in CASES["attention"](replace(SETTING, networks=("adm-64",))) if one.grad]
+    assert [one.key for one in contests] == [f"attention, adm-64 self {n}x{n}, with gradients" for n in (32, 16)]
+    ours, theirs = (call() for call in contests[1].entries.values())
+    assert len(ours) == 3 and all(part.abs().max() > 0 for part in ours)
+    torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-3)
+
+
 def test_the_loop_and_the_attention_run() -> None:
     for name in ("loop", "attention"):
         contest = next(iter(CASES[name](SETTING)))
