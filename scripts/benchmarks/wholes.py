@@ -69,10 +69,10 @@ def _compiled(net: Any, device: torch.device) -> Callable[..., Any]:
         net, mode = copy.deepcopy(net).to(memory_format=torch.channels_last), "max-autotune"
         if hasattr(net, "fuse_qkv_projections"):
             net.fuse_qkv_projections()
-    run = torch.compile(net, mode=mode, fullgraph=True)
+    run: Any = torch.compile(net, mode=mode, fullgraph=True)
 
     def call(*inputs: Any, **named: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         return run(*inputs, **named)
 
     return call
