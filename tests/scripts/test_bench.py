@@ -31,6 +31,7 @@ Run = Callable[..., Done]
 # the package's functions of these names hide its modules
 edits = importlib.import_module("steerdiff.scripts.benchmarks.edits")
 floors = importlib.import_module("steerdiff.scripts.benchmarks.floors")
+loops = importlib.import_module("steerdiff.scripts.benchmarks.loops")
 networks = importlib.import_module("steerdiff.scripts.benchmarks.networks")
 wholes = importlib.import_module("steerdiff.scripts.benchmarks.wholes")
 CPU = torch.device("cpu")
@@ -274,6 +275,16 @@ def test_the_gradients_of_both_attentions_are_the_same() -> None:
     ours, theirs = (call() for call in contests[1].entries.values())
     assert len(ours) == 3 and all(part.abs().max() > 0 for part in ours)
     torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-3)
+
+
+def test_the_arithmetic_alone_is_that_of_our_loop() -> None:
+    x, eps = normal((2, 4, 8, 8), SETTING), normal((2, 4, 8, 8), SETTING).flip(0)
+    for solver in ("DDIM", "DPM-Solver++(2M)"):
+        ours, alone = loops._ours(solver, x, eps)(), loops._arithmetic(solver, x, eps)
+        for _ in range(2):  # what the first run left in its memory does not matter
+            torch.testing.assert_close(alone(), ours, atol=1e-6, rtol=1e-6)
+    contest = next(iter(CASES["loop"](SETTING)))
+    assert "arithmetic alone" in contest.entries
 
 
 def test_the_loop_and_the_attention_run() -> None:
