@@ -17,17 +17,17 @@ _SILU = nn.SiLU()
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation over 32 groups, computed in float32 whatever the dtype of its input."""
+    """Group normalisation over 32 groups, computed in float32, or wider if its input is."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(32, channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` [B, C, ...]."""
-        if x.dtype == self.weight.dtype == torch.float32:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if x.dtype == self.weight.dtype == wide:
             return super().forward(x)
-        weight, bias = self.weight.float(), self.bias.float()
-        return functional.group_norm(x.float(), 32, weight, bias, self.eps).to(x.dtype)
+        return functional.group_norm(x.to(wide), 32, self.weight.to(wide), self.bias.to(wide), self.eps).to(x.dtype)
 
 
 def norm_act(

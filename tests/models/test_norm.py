@@ -62,8 +62,9 @@ def filled(network: nn.Module) -> Any:
 
 
 def plain(x: Tensor, norm: nn.GroupNorm, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """The formula written out, in the arithmetic of guided-diffusion: the norm in float32, the rest in x's dtype."""
-    h = functional.group_norm(x.float(), 32, norm.weight.float(), norm.bias.float(), norm.eps).to(x.dtype)
+    """The formula written out, in the arithmetic of guided-diffusion: the norm at least in float32, the rest in x's."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    h = functional.group_norm(x.to(wide), 32, norm.weight.to(wide), norm.bias.to(wide), norm.eps).to(x.dtype)
     return functional.silu(h if film is None else torch.addcmul(film[1], h, 1 + film[0]))
 
 
