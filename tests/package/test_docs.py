@@ -99,6 +99,7 @@ def test_the_speeds_of_the_readme_are_rows_of_the_bench() -> None:
     written = rows((ROOT / "docs/results/bench.md").read_text())
     assert len(rows(section)) > 10
     assert [row for row in rows(section) if row not in written] == []
+    assert [row for row in rows(section)[2:] if not row.split("|")[4].strip()] == []  # each was measured
 
 
 def test_the_readmes_numbers_of_samples_are_those_of_the_command() -> None:
