@@ -70,7 +70,7 @@ def measure(contest: Contest, rounds: int, seconds: float, device: torch.device)
 
 
 def observed(call: Thunk, device: torch.device) -> tuple[int, dict[str, float]]:
-    """Return how far the allocated memory rises above where it was, in bytes, while ``call`` runs, and who takes time.
+    """Return how far allocated memory rises above where it was while ``call`` runs, in bytes, and what takes the time.
 
     On a CPU these are the allocations that PyTorch's profiler sees: all tensors and the scratch space of its kernels;
     not what libraries below it take for themselves. Of the time, operators have the shares that are their own, without

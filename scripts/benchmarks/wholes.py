@@ -37,23 +37,20 @@ def _contest(name: str, setting: Setting) -> Contest:
     words, width = SIZES[name].context or (0, 0)
     x, context = normal((1, *SIZES[name].state), setting), normal((2, words, width), setting)
     net = filled(UNet(config(name)), setting)
-    entries: dict[str, Thunk] = {"ours": _ours(net, x, context)}
-    facts: dict[str, Any] = {"shape": list(x.shape), "parameters": {"ours": count(net)}, "missing": {}}
+    entries: dict[str, Thunk] = {}
+    facts: dict[str, Any] = {"shape": list(x.shape), "parameters": {}, "missing": {}}
     absent, slow = missing("diffusers"), uncompiled(setting.device)
     other = filled(peer(name), setting) if absent is None else None
-    if other is not None:
-        entries["diffusers"] = _theirs(other, x, context)
-        facts["parameters"]["diffusers"] = count(other)
-    else:
-        facts["missing"]["diffusers"] = absent
-    if slow is None:
-        entries["ours, compiled"] = _ours(_compiled(net, setting.device), x, context)
-    else:
-        facts["missing"]["ours, compiled"] = slow
-    if other is not None and slow is None:
-        entries["diffusers, compiled"] = _theirs(_compiled(other, setting.device), x, context)
-    else:
-        facts["missing"]["diffusers, compiled"] = slow or absent
+    for who, whole, make in (("ours", net, _ours), ("diffusers", other, _theirs)):
+        if whole is None:
+            facts["missing"] |= {who: absent, f"{who}, compiled": slow or absent}
+            continue
+        entries[who] = make(whole, x, context)
+        facts["parameters"][who] = count(whole)
+        if slow is None:
+            entries[f"{who}, compiled"] = make(_compiled(whole, setting.device), x, context)
+        else:
+            facts["missing"][f"{who}, compiled"] = slow
     return Contest(key=f"whole sample, {name}", entries=entries, ratios=WHOLES, facts=facts, unit="image")
 
 
