@@ -11,7 +11,6 @@ from torch import Tensor
 from steerdiff.errors import require
 
 from .ancestral import back_up, check_eta, lower_level
-from .combined import combined
 from .exponential import Leap, Past, Predicted, Variant, same_way
 from .noise import Noise
 from .path import Move
@@ -124,7 +123,7 @@ class DPMSolver2S:
         if self.eta:
             check_goes_down("DPMSolver2S with eta > 0", move, "invert with eta=0")
         prediction = predict(denoise, x, move.here)
-        value = Past(prediction.x0, move.here.log_snr / 2)
+        value = Past.of(prediction, move.here.log_snr / 2)
         if self.inner == "path":
             return self._over_two_moves(x, move, state, prediction, value)
         down, up = lower_level(move.here, move.there, self.eta)
@@ -133,7 +132,7 @@ class DPMSolver2S:
         if math.isfinite(whole.h) and whole.h != 0:
             middle = move.level_of_sigma(math.sqrt(move.here.sigma * down.sigma))
             inside = predict(denoise, Leap.between(move.here, middle).along(x, (value,)), middle)
-            lower = self._finished(x, whole, value, Past(inside.x0, middle.log_snr / 2))
+            lower = whole.along(x, (value, Past.of(inside, middle.log_snr / 2)), self.variant)
         return Step(back_up(lower, down, move.there, up * self.s_noise, noise), prediction)
 
     def _over_two_moves(
@@ -143,15 +142,9 @@ class DPMSolver2S:
         if opened is not None and opened.inner == move.here:
             leap = Leap.between(opened.here, move.there)
             if same_way((opened.value,), value.at, leap.h):
-                return Step(self._finished(opened.x, leap, opened.value, value), prediction)
+                return Step(leap.along(opened.x, (opened.value, value), self.variant), prediction)
         x_there = Leap.between(move.here, move.there).along(x, (value,))
         return Step(x_there, prediction, _Opened(x, value, move.here, move.there))
-
-    def _finished(self, x: Tensor, leap: Leap, begun: Past, inside: Past) -> Tensor:
-        """The step by its first value and the one inside: the slope between them, extended over the whole step."""
-        slope = (inside.value - begun.value) * (leap.h / (inside.at - begun.at))
-        factor = leap.gained / 2 if self.variant == "midpoint" else leap.weight(2)
-        return combined((leap.kept, x), (leap.gained, begun.value), (factor, slope))
 
 
 def _asked(
@@ -163,8 +156,7 @@ def _asked(
     prediction = predict(denoise, x, move.here)
     leap = Leap.between(move.here, move.there, predicted)
     now = move.here.log_snr / 2
-    value = prediction.x0 if predicted == "x0" else prediction.eps
-    return leap, prediction, (Past(value, now), *same_way(state, now, leap.h))
+    return leap, prediction, (Past.of(prediction, now, predicted), *same_way(state, now, leap.h))
 
 
 def _ends_short(solver: DPMSolver2M, move: Move) -> bool:

@@ -14,7 +14,7 @@ from .ancestral import back_up, check_eta, lower_level
 from .exponential import Leap, Past, Variant, same_way
 from .noise import Noise
 from .path import Move
-from .prediction import Denoiser
+from .prediction import Denoiser, Prediction
 from .schedule import Level
 from .solvers import Step, check_goes_down, check_has_signal, predict
 
@@ -45,12 +45,12 @@ class DPMSolverSDE:
         if move.there.clean:
             return Step(first.x0, first)
         middle = move.level_of_sigma(math.sqrt(move.here.sigma * move.there.sigma))
-        inside = predict(denoise, self._to(middle, x, first.x0, move.here, noise), middle)
-        return Step(self._to(move.there, x, inside.x0, move.here, noise), first)
+        inside = predict(denoise, self._to(middle, x, first, move.here, noise), middle)
+        return Step(self._to(move.there, x, inside, move.here, noise), first)
 
-    def _to(self, there: Level, x: Tensor, x0: Tensor, here: Level, noise: Noise) -> Tensor:
+    def _to(self, there: Level, x: Tensor, prediction: Prediction, here: Level, noise: Noise) -> Tensor:
         down, up = lower_level(here, there, self.eta)
-        lower = Leap.between(here, down).along(x, (Past(x0, here.log_snr / 2),))
+        lower = Leap.between(here, down).along(x, (Past.of(prediction, here.log_snr / 2),))
         return back_up(lower, down, there, up * self.s_noise, noise)
 
 
@@ -110,7 +110,7 @@ def _multistep(
     _check_direction(type(solver).__name__, move, solver.eta)
     prediction = predict(denoise, x, move.here)
     leap, now = Leap.between(move.here, move.there, eta=solver.eta), move.here.log_snr / 2
-    history = (Past(prediction.x0, now), *same_way(past, now, leap.h))
+    history = (Past.of(prediction, now), *same_way(past, now, leap.h))
     x_there = leap.along(x, history, solver.variant)
     variance = (1 - move.there.alpha_bar) * -math.expm1(-2 * solver.eta * leap.h) if solver.eta else 0.0
     if variance > 0:

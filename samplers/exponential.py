@@ -12,15 +12,18 @@ functions phi.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
-from .combined import combined
+from .combined import Terms, combined
+from .prediction import Prediction
 from .schedule import Level
 
-__all__ = ["Leap", "Past", "Predicted", "Variant", "phi", "same_way"]
+__all__ = ["Leap", "Past", "Predicted", "Variant", "phi", "same_way", "weighted"]
 
 Predicted = Literal["x0", "eps"]
 Variant = Literal["midpoint", "heun"]
@@ -42,8 +45,19 @@ def phi(order: int, z: float) -> float:
 class Past:
     """One entry of a multistep history."""
 
-    value: Tensor  #: what was predicted, [B, C, H, W]
+    value: Terms  #: what was predicted, [B, C, H, W], as a sum of images
     at: float  #: where on the solver's own axis
+
+    @staticmethod
+    def of(prediction: Prediction, at: float, predicted: Predicted = "x0") -> Past:
+        """The part of a prediction that a solver extrapolates."""
+        return Past(prediction.x0_terms() if predicted == "x0" else ((1.0, prediction.eps),), at)
+
+
+def weighted(factors: Sequence[float], history: tuple[Past, ...]) -> Terms:
+    """The sum of ``factors`` times the values of ``history``, for ``combined``."""
+    pairs = zip(factors, history, strict=True)
+    return tuple((factor * share, image) for factor, past in pairs for share, image in past.value)
 
 
 def same_way(history: tuple[Past, ...] | None, now: float, h: float) -> tuple[Past, ...]:
@@ -89,17 +103,22 @@ class Leap:
         Two values: ``midpoint`` takes half of ``gained`` for the slope, ``heun`` its exact factor. Three: as published,
         where the second difference gets half the factor that a polynomial would have, so that the order stays 2.
         """
-        value, *older = history
-        if not older or not math.isfinite(self.h):
-            return combined((self.kept, x), (self.gained, value.value))
-        ratio = (value.at - older[0].at) / self.h
-        if len(older) == 1 and variant == "midpoint":
-            extrapolated = (value.value - older[0].value).div_(2 * ratio).add_(value.value)
-            return combined((self.kept, x), (self.gained, extrapolated))
-        slope = (value.value - older[0].value).div_(ratio)
-        if len(older) == 1:
-            return combined((self.kept, x), (self.gained, value.value), (self.weight(2), slope))
-        older_ratio = (older[0].at - older[1].at) / self.h
-        bend = (slope - (older[0].value - older[1].value) / older_ratio) / (ratio + older_ratio)
-        curved = slope.add_(ratio * bend)
-        return combined((self.kept, x), (self.gained, value.value), (self.weight(2), curved), (self.weight(3), bend))
+        if not math.isfinite(self.h):
+            history = history[:1]
+        factors = self._factors([past.at for past in history], variant)
+        return combined((self.kept, x), *weighted(factors, history))
+
+    def _factors(self, at: list[float], variant: Variant) -> list[float]:
+        """Factors of one, two or three values that were taken at ``at``, the newest first."""
+        if len(at) == 1:
+            return [self.gained]
+        ratio = (at[0] - at[1]) / self.h
+        if len(at) == 2:
+            weight = (self.gained / 2 if variant == "midpoint" else self.weight(2)) / ratio
+            return [self.gained + weight, -weight]
+        newest, slope = np.array([1, 0, 0]), np.array([1, -1, 0]) / ratio
+        older_ratio = (at[1] - at[2]) / self.h
+        bend = (slope - np.array([0, 1, -1]) / older_ratio) / (ratio + older_ratio)
+        curved = slope + ratio * bend
+        factors: list[float] = (self.gained * newest + self.weight(2) * curved + self.weight(3) * bend).tolist()
+        return factors

@@ -11,7 +11,7 @@ from torch import Tensor
 from steerdiff.errors import require
 
 from .combined import combined
-from .exponential import Past, same_way
+from .exponential import Past, same_way, weighted
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser
@@ -49,9 +49,9 @@ class LMS:
         here, there = move.here, move.there
         prediction = predict(denoise, x, here)
         past = same_way(state, here.sigma, there.sigma - here.sigma)
-        history = (Past(prediction.eps, here.sigma), *past)[: self.order]
+        history = (Past.of(prediction, here.sigma, "eps"), *past)[: self.order]
         weights = _integrals([past.at for past in history], here.sigma, there.sigma)
-        return Step(straight(x, _mixed(weights, history), here, there), prediction, history)
+        return Step(straight(x, combined(*weighted(weights, history)), here, there), prediction, history)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class PLMS:
         here, there = move.here, move.there
         prediction = predict(denoise, x, here)
         past = same_way(state, here.sigma, there.sigma - here.sigma)
-        history = (Past(prediction.eps, here.sigma), *past)[:4]
+        history = (Past.of(prediction, here.sigma, "eps"), *past)[:4]
         if len(history) > 1:
-            slope = _mixed(_ADAMS_BASHFORTH[len(history) - 2], history)
+            slope = combined(*weighted(_ADAMS_BASHFORTH[len(history) - 2], history))
         elif there.clean or there.sigma == here.sigma:
             slope = prediction.eps
         else:
@@ -95,7 +95,3 @@ def _integrals(nodes: list[float], start: float, end: float) -> list[float]:
         antiderivative = np.polyint(np.poly(others) / np.prod(place - others))
         weights.append(float(np.polyval(antiderivative, 1.0)))
     return weights
-
-
-def _mixed(weights: list[float] | tuple[float, ...], history: tuple[Past, ...]) -> Tensor:
-    return combined(*((weight, past.value) for weight, past in zip(weights, history, strict=True)))

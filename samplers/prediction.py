@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from steerdiff.errors import UserError, require
 
-from .combined import combined, plus
+from .combined import Terms, combined, plus
 from .schedule import Level
 
 __all__ = ["ClipPolicy", "Denoiser", "Network", "NetworkDenoiser", "Parameterization", "Prediction"]
@@ -23,18 +23,29 @@ ClipPolicy = Literal["none", "clip", "dynamic"]
 _PARAMETERIZATIONS = get_args(Parameterization)  # checks of a step write no message unless one fails
 
 
+class _Origin(NamedTuple):
+    """What implies ``x0``, beside ``eps``."""
+
+    x: Tensor
+    level: Level
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """A denoiser's answer: the clean image and the noise it sees in ``x``, and what else solvers may use.
 
     ``x0`` and ``eps`` normally obey ``x = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps``. They may disagree on purpose:
     asymmetric reverse processes edit one of them only.
+
+    Where a network says ``eps`` (or the score), ``x0`` is implied by ``eps`` and ``x``. It is then computed when it is
+    first looked at, which solvers that only add images never do; until then ``x`` must not be changed in place.
     """
 
     x0: Tensor  #: predicted clean image [B, C, H, W]
     eps: Tensor  #: predicted noise [B, C, H, W]
     log_variance_fraction: Tensor | None = None  #: v of a learned range, nominally in [-1, 1] but never clamped
     score: Tensor | None = None  #: guidance: gradient in x of a log-likelihood, scaled, not yet part of x0 and eps
+    _origin: ClassVar[_Origin | None] = None  # an instance has its own where x0 is implied
 
     @staticmethod
     def from_output(
@@ -69,8 +80,34 @@ class Prediction:
             _check_level(level, parameterization)
         x, output = _widened(x, output)
         value, fraction = (output[:, :channels], output[:, channels:]) if learns_variance else (output, None)
-        x0, eps = _convert(value, x, level, parameterization)
-        return Prediction(x0, eps, fraction)
+        signal, noise = _roots(level, x)
+        if parameterization == "v":
+            x0, eps = combined((signal, x), (-noise, value)), combined((signal, value), (noise, x))
+            return Prediction(x0, eps, fraction)
+        if parameterization == "x0":
+            return Prediction(value, _remainder(x, value, signal, noise), fraction)
+        eps = -noise * value if parameterization == "score" else value
+        if isinstance(level, Level) and not (x.requires_grad or eps.requires_grad):
+            return _implied(_Origin(x, level), eps, fraction)
+        return Prediction(combined(*_x0_terms(x, eps, level)), eps, fraction)
+
+    if not TYPE_CHECKING:  # where it would stand for any name
+
+        def __getattr__(self, name: str) -> Tensor:
+            """Compute the ``x0`` that ``eps`` implies, which is the one attribute that may not be there yet."""
+            if name != "x0" or self._origin is None:
+                raise AttributeError(f"a Prediction has no {name!r}")
+            x0 = self.__dict__["x0"] = combined(*self.x0_terms())
+            return x0
+
+    def x0_terms(self, factor: float = 1.0) -> Terms:
+        """``factor * x0`` as terms for ``combined``: those of ``x`` and ``eps``, where ``x0`` is implied by them.
+
+        Which they are does not depend on whether anybody has looked at ``x0``.
+        """
+        if self._origin is None:
+            return ((factor, self.x0),)
+        return _x0_terms(self._origin.x, self.eps, self._origin.level, factor)
 
     def clipped(self, level: Level | Tensor, x: Tensor) -> Prediction:
         """Clip ``x0`` to [-1, 1] and take ``eps`` from the clipped image, as guided-diffusion does."""
@@ -104,6 +141,8 @@ class Prediction:
             return self
         require(alpha_bar > 0, "guidance by a score needs a level with alpha_bar above 0; start the path lower")
         eps = self.eps - math.sqrt(1 - alpha_bar) * self.score
+        if self._origin is not None and not eps.requires_grad:
+            return _implied(self._origin, eps, self.log_variance_fraction)
         x0 = self.x0 + (1 - alpha_bar) / math.sqrt(alpha_bar) * self.score
         return replace(self, x0=x0, eps=eps, score=None)
 
@@ -111,7 +150,10 @@ class Prediction:
         """Return the prediction with ``score`` [B, C, H, W] added to its own: guidances nest by their sum."""
         if score is None:
             return self
-        return replace(self, score=score if self.score is None else self.score + score)
+        score = score if self.score is None else self.score + score
+        if self._origin is not None:
+            return _implied(self._origin, self.eps, self.log_variance_fraction, score)
+        return replace(self, score=score)
 
     def _with_x0(self, x0: Tensor, level: Level | Tensor, x: Tensor) -> Prediction:
         signal, noise = _roots(level, self.x0)
@@ -167,16 +209,23 @@ class NetworkDenoiser:
         return prediction.thresholded(level, x, self.quantile) if self.clip == "dynamic" else prediction
 
 
-def _convert(
-    value: Tensor, x: Tensor, level: Level | Tensor, parameterization: Parameterization
-) -> tuple[Tensor, Tensor]:
-    signal, noise = _roots(level, x)
-    if parameterization == "v":
-        return combined((signal, x), (-noise, value)), combined((signal, value), (noise, x))
-    if parameterization == "x0":
-        return value, _remainder(x, value, signal, noise)
-    eps = -noise * value if parameterization == "score" else value
-    return _remainder(x, eps, noise, signal), eps
+def _implied(
+    origin: _Origin, eps: Tensor, log_variance_fraction: Tensor | None, score: Tensor | None = None
+) -> Prediction:
+    """A prediction without an ``x0`` yet; what ``dataclasses.replace`` makes of it has one of its own."""
+    prediction = object.__new__(Prediction)
+    prediction.__dict__.update(eps=eps, log_variance_fraction=log_variance_fraction, score=score, _origin=origin)
+    return prediction
+
+
+def _x0_terms(x: Tensor, eps: Tensor, level: Level | Tensor, factor: float = 1.0) -> Terms:
+    """``factor (x - sqrt(1 - alpha_bar) eps) / sqrt(alpha_bar)``, each tensor's factor rounded once."""
+    if isinstance(level, Level):
+        share = factor / math.sqrt(level.alpha_bar)
+        return (share, x), (-share * math.sqrt(1 - level.alpha_bar), eps)
+    alpha_bar = _by_image(level, x)
+    shares = factor / alpha_bar.sqrt()
+    return (shares.to(x.dtype), x), ((-shares * (1 - alpha_bar).sqrt()).to(x.dtype), eps)
 
 
 def _remainder(x: Tensor, part: Tensor, factor: float | Tensor, divisor: float | Tensor) -> Tensor:
@@ -188,9 +237,13 @@ def _roots(level: Level | Tensor, like: Tensor) -> tuple[float | Tensor, float |
     """``sqrt(alpha_bar)`` and ``sqrt(1 - alpha_bar)``: floats, or tensors [B, 1, 1, 1] rounded at the end."""
     if isinstance(level, Level):
         return math.sqrt(level.alpha_bar), math.sqrt(1 - level.alpha_bar)
-    alpha_bar = level.reshape(-1, *[1] * (like.ndim - 1))
-    dtype = _wide(like.dtype)
+    alpha_bar, dtype = _by_image(level, like), _wide(like.dtype)
     return alpha_bar.sqrt().to(dtype), (1 - alpha_bar).sqrt().to(dtype)
+
+
+def _by_image(alpha_bar: Tensor, like: Tensor) -> Tensor:
+    """One number for each image [B], as it broadcasts: [B, 1, 1, 1]."""
+    return alpha_bar.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _widened(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from steerdiff.errors import require
 
 from .combined import combined
-from .exponential import Leap, Past, Predicted, same_way
+from .exponential import Leap, Past, Predicted, same_way, weighted
 from .noise import Noise
 from .path import Move
 from .prediction import Denoiser
@@ -65,7 +65,7 @@ class UniPC:
             check_has_signal("UniPC with predicted='eps'", move)
         here, now = move.here, move.here.log_snr / 2
         prediction = predict(denoise, x, here)
-        value = Past(prediction.x0 if self.predicted == "x0" else prediction.eps, now)
+        value = Past.of(prediction, now, self.predicted)
         if state is not None and state.there == here:
             x = self._corrected(state, value)
         leap = Leap.between(here, move.there, self.predicted)
@@ -75,37 +75,31 @@ class UniPC:
 
     def _predicted(self, x: Tensor, leap: Leap, history: tuple[Past, ...]) -> Tensor:
         newest, *older = history
-        result = combined((leap.kept, x), (leap.gained, newest.value))
-        if not older:
-            return result
         ratios = [(past.at - newest.at) / leap.h for past in older]
-        weights = [self._half(leap)] if len(older) == 1 else _weights(leap, ratios)
-        return result + _slopes(weights, ratios, [past.value for past in older], newest.value)
+        return self._sum(x, leap, history, ratios)
 
     def _corrected(self, run: _Run, value: Past) -> Tensor:
         """The last step again, now with the evaluation at its end."""
         leap = Leap.between(run.here, run.there, self.predicted)
-        newest, *older = run.history[: run.order]
-        result = combined((leap.kept, run.x), (leap.gained, newest.value))
+        newest, *older = history = run.history[: run.order]
         if leap.h == 0 or not math.isfinite(leap.h):
-            return result
+            return self._sum(run.x, leap, (newest,), [])
         ratios = [*((past.at - newest.at) / leap.h for past in older), 1.0]
-        weights = [self._half(leap)] if not older else _weights(leap, ratios)
-        return result + _slopes(weights, ratios, [*(past.value for past in older), value.value], newest.value)
+        return self._sum(run.x, leap, (*history, value), ratios)
 
-    def _half(self, leap: Leap) -> float:
-        """Half of B(h): the published factor of a single slope."""
-        return (leap.gained if self.b == "bh2" else leap.reach * leap.z) / 2
+    def _sum(self, x: Tensor, leap: Leap, values: tuple[Past, ...], ratios: list[float]) -> Tensor:
+        """A step by the first of ``values``, and by the slopes to the others, which lie ``ratios`` of it away."""
+        half = (leap.gained if self.b == "bh2" else leap.reach * leap.z) / 2  # of B(h): as published for one slope
+        weights = [half] if len(ratios) == 1 else _weights(leap, ratios)
+        shares = [weight / ratio for weight, ratio in zip(weights, ratios, strict=True)]
+        return combined((leap.kept, x), *weighted([leap.gained - sum(shares), *shares], values))
 
 
 def _weights(leap: Leap, ratios: list[float]) -> list[float]:
     """Factors of the slopes at ``ratios`` (in steps) that make the step exact for polynomials of their degree."""
+    if not ratios:
+        return []
     degrees = range(1, len(ratios) + 1)
     matrix = np.array([[ratio ** (degree - 1) for ratio in ratios] for degree in degrees])
     target = np.array([math.factorial(degree) * leap.weight(degree + 1) for degree in degrees])
     return [float(weight) for weight in np.linalg.solve(matrix, target)]
-
-
-def _slopes(weights: list[float], ratios: list[float], values: list[Tensor], origin: Tensor) -> Tensor:
-    terms = zip(weights, ratios, values, strict=True)
-    return combined(*((weight / ratio, value - origin) for weight, ratio, value in terms))

@@ -48,6 +48,14 @@ def test_an_image_has_the_same_bits_alone_and_in_a_batch(factor: float | Tensor)
         assert torch.equal(combined((own, row), (0.1, other), (own, other)), whole[i : i + 1])
 
 
+def test_factors_of_one_tensor_are_added_before_anything_is_multiplied() -> None:
+    x, y = images(2)
+    assert torch.equal(combined((0.1, x), (0.7, y), (0.2, x)), combined((0.1 + 0.2, x), (0.7, y)))
+    by_image = torch.tensor([0.5, 0.25, 2.0]).reshape(3, 1, 1, 1)
+    assert torch.equal(combined((by_image, x), (0.2, x)), (by_image + 0.2) * x)
+    assert not torch.equal(combined((0.1, x), (0.7, y), (0.2, x.clone())), combined((0.1 + 0.2, x), (0.7, y)))
+
+
 def test_gradients_are_those_of_the_expression() -> None:
     x, y, z = (image.requires_grad_() for image in images(3, dtype=torch.float64))
     assert torch.autograd.gradcheck(lambda *xyz: combined(*zip((0.3, -2.0, 1.0), xyz, strict=True)), (x, y, z))

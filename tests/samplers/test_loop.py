@@ -60,6 +60,27 @@ def test_image_of_a_batch_equals_the_image_alone(name: str, seeds: list[int], tr
 
 
 @pytest.mark.parametrize("name", sorted(SOLVERS))
+def test_an_image_does_not_depend_on_its_batch_or_on_who_looks_at_the_predictions(name: str) -> None:
+    denoise = NetworkDenoiser(network=lambda x, t: learned_fn(x, t)[:, :3])  # of eps, unclipped: x0 is implied
+
+    def run(seed: list[int], callback: Recorder | None = None) -> Tensor:
+        noise = Noise(seed, (len(seed), 3, 4, 4))
+        return integrate(denoise, SOLVERS[name](), PATH, noise.fork("start")(), noise=noise, callback=callback)
+
+    watched = Recorder(keeps_x0=True)
+    whole = run([1, 5, 8], watched)
+    assert torch.equal(whole, run([1, 5, 8])) and len(watched.images) == len(PATH)
+    assert torch.equal(whole, torch.cat([run([seed]) for seed in (1, 5, 8)]))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m", "euler"])
+def test_solvers_that_only_add_images_never_compute_an_x0(name: str) -> None:
+    denoise = NetworkDenoiser(network=lambda x, t: learned_fn(x, t)[:, :3])
+    records = list(trajectory(denoise, SOLVERS[name](), PATH, start()))
+    assert not any("x0" in vars(record.step.prediction) for record in records)
+
+
+@pytest.mark.parametrize("name", sorted(SOLVERS))
 def test_every_solver_keeps_the_dtype_of_the_state(name: str) -> None:
     results = {}
     for dtype in (torch.float64, torch.float32, torch.bfloat16):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from steerdiff.errors import UserError
 from steerdiff.samplers import CLEAN, Level, NetworkDenoiser, NoiseSchedule, Parameterization, Prediction
+from steerdiff.samplers.combined import combined
 
 FORMS: tuple[Parameterization, ...] = get_args(Parameterization)
 LEVEL = NoiseSchedule.linear().level(400)
@@ -51,6 +55,63 @@ def test_levels_per_image_agree_with_single_levels(form: Parameterization) -> No
         single = Prediction.from_output(output, x, schedule.level(t), form)
         torch.testing.assert_close(mixed.x0[row], single.x0[row])
         torch.testing.assert_close(mixed.eps[row], single.eps[row])
+
+
+@pytest.mark.parametrize("form", ["eps", "score"])
+def test_x0_that_eps_implies_is_computed_once_when_it_is_looked_at(form: Parameterization) -> None:
+    x0, eps = normal(40), normal(41)
+    x = noised(x0, eps, LEVEL)
+    prediction = Prediction.from_output(output_of(form, x0, eps, LEVEL), x, LEVEL, form)
+    assert "x0" not in vars(prediction)
+    found = prediction.x0
+    assert found is prediction.x0
+    torch.testing.assert_close(found, x0)
+    for factor in (1.0, -0.3):
+        terms = prediction.x0_terms(factor)
+        torch.testing.assert_close(combined(*terms), factor * x0)
+        assert [image is part for (_, image), part in zip(terms, (x, prediction.eps), strict=True)] == [True, True]
+    assert torch.equal(combined(*prediction.x0_terms()), found)
+
+
+def test_x0_is_there_at_once_where_it_is_not_implied_or_gradients_are_kept() -> None:
+    x, output = normal(42), normal(43)
+    made = [Prediction.from_output(output, x, LEVEL, form) for form in ("v", "x0")]
+    made.append(Prediction.from_output(output, x, torch.full((2,), 0.5, dtype=torch.float64)))
+    made += [Prediction.from_output(output.clone().requires_grad_(), x, LEVEL)]
+    made += [Prediction.from_output(output, x.clone().requires_grad_(), LEVEL)]
+    made.append(Prediction.from_output(output, x, LEVEL).clipped(LEVEL, x))
+    for prediction in made:
+        assert prediction.x0_terms(2.0) == ((2.0, vars(prediction)["x0"]),)
+    assert [prediction.x0.requires_grad for prediction in made] == [False, False, False, True, True, False]
+
+
+def test_what_is_made_of_a_prediction_with_an_implied_x0_has_one_of_its_own() -> None:
+    x, other = normal(44), normal(45)
+    prediction = Prediction.from_output(normal(46), x, LEVEL)
+    noisier, cleaner = replace(prediction, eps=other), replace(prediction, x0=other)
+    assert torch.equal(noisier.x0, prediction.x0) and torch.equal(noisier.eps, other)
+    assert torch.equal(cleaner.x0, other) and torch.equal(cleaner.eps, prediction.eps)
+    for made in (noisier, cleaner):
+        assert [image is made.x0 for _, image in made.x0_terms()] == [True]
+    for copied in (copy.copy(prediction), copy.deepcopy(prediction), pickle.loads(pickle.dumps(prediction))):
+        assert torch.equal(copied.x0, prediction.x0)
+    assert "log_variance_fraction=None" in repr(prediction)
+    with pytest.raises(AttributeError, match="no 'image'"):
+        getattr(prediction, "image")  # noqa: B009
+
+
+def test_a_score_moves_an_implied_x0_as_it_moves_a_given_one() -> None:
+    x, output, score, other = normal(47), normal(48), normal(49), normal(50)
+    implied = Prediction.from_output(output, x, LEVEL)
+    given = Prediction(implied.x0, implied.eps)
+    moved, expected = (
+        one.adding(score).adding(None).adding(other).with_score(LEVEL.alpha_bar) for one in (implied, given)
+    )
+    torch.testing.assert_close(moved.eps, expected.eps)
+    torch.testing.assert_close(moved.x0, expected.x0)
+    assert moved.score is None and len(moved.x0_terms()) == 2
+    tuned = implied.adding(score.clone().requires_grad_()).with_score(LEVEL.alpha_bar)
+    assert tuned.x0.requires_grad and tuned.eps.requires_grad
 
 
 def test_learned_variance_is_split_off_and_never_clamped() -> None:

@@ -277,16 +277,6 @@ def test_the_gradients_of_both_attentions_are_the_same() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-3)
 
 
-def test_the_arithmetic_alone_is_that_of_our_loop() -> None:
-    x, eps = normal((2, 4, 8, 8), SETTING), normal((2, 4, 8, 8), SETTING).flip(0)
-    for solver in ("DDIM", "DPM-Solver++(2M)"):
-        ours, alone = loops._ours(solver, x, eps)(), loops._arithmetic(solver, x, eps)
-        for _ in range(2):  # what the first run left in its memory does not matter
-            torch.testing.assert_close(alone(), ours, atol=1e-6, rtol=1e-6)
-    contest = next(iter(CASES["loop"](SETTING)))
-    assert "arithmetic alone" in contest.entries
-
-
 def test_the_loop_and_the_attention_run() -> None:
     for name in ("loop", "attention"):
         contest = next(iter(CASES[name](SETTING)))
