@@ -64,7 +64,7 @@ def filled(network: nn.Module) -> Any:
 def plain(x: Tensor, norm: nn.GroupNorm, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """The formula written out, in the arithmetic of guided-diffusion: the norm at least in float32, the rest in x's."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    h = functional.group_norm(x.to(wide), 32, norm.weight.to(wide), norm.bias.to(wide), norm.eps).to(x.dtype)
+    h = functional.group_norm(x, 32, norm.weight.to(wide), norm.bias.to(wide), norm.eps)
     return functional.silu(h if film is None else torch.addcmul(film[1], h, 1 + film[0]))
 
 
@@ -114,6 +114,23 @@ def test_on_the_cpu_the_bits_are_those_of_the_formula(
         own = with_gradients(norm_act(x, norm, film=both), inputs)
         assert own[0].dtype == dtype
         assert same(own, with_gradients(plain(x, norm, both), inputs))
+
+
+@pytest.mark.parametrize("order", FORMATS, ids=["plain", "channels last"])
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_narrow_norm_is_that_of_float32_rounded_once(narrow: torch.dtype, order: torch.memory_format) -> None:
+    norm = filled(GroupNorm(64, 1e-6)).to(narrow)
+    x = (3 * normal(2, 64, 12, 10) + 5).to(narrow).contiguous(memory_format=order).requires_grad_()
+    inputs, weights = [x, norm.weight, norm.bias], normal(*x.shape, seed=9).to(narrow)
+    out = norm(x)
+    exact_inputs = [one.detach().double().requires_grad_() for one in inputs]
+    exact_out = functional.group_norm(exact_inputs[0], 32, *exact_inputs[1:], norm.eps)
+    own = (out, *torch.autograd.grad(out, inputs, weights))
+    exact = (exact_out, *torch.autograd.grad(exact_out, exact_inputs, weights.double()))
+    for one, other in zip(own, exact, strict=True):
+        assert one.dtype == narrow
+        rounding = other.abs() * torch.finfo(narrow).eps / 2
+        assert torch.all((one - other).abs() <= 1.01 * rounding + 1e-6 * other.abs().max())
 
 
 @pytest.mark.parametrize("order", FORMATS, ids=["plain", "channels last"])
