@@ -73,6 +73,14 @@ def test_an_image_does_not_depend_on_its_batch_or_on_who_looks_at_the_prediction
     assert torch.equal(whole, torch.cat([run([seed]) for seed in (1, 5, 8)]))
 
 
+@pytest.mark.parametrize("name", ["ddim", "dpm++2m", "dpm++3m", "dpm++2s", "dpm++sde", "dpm++2m-sde", "unipc"])
+def test_the_move_to_the_clean_level_returns_the_predicted_image_itself(name: str) -> None:
+    denoise = NetworkDenoiser(network=lambda x, t: learned_fn(x, t)[:, :3])
+    *_, last = trajectory(denoise, SOLVERS[name](), PATH, start(), noise=Noise(0, like=start()))
+    assert last.move.there.clean and last.step.prediction is not None
+    assert torch.equal(last.step.x, last.step.prediction.x0)
+
+
 @pytest.mark.parametrize("name", ["ddim", "dpm++2m", "euler"])
 def test_solvers_that_only_add_images_never_compute_an_x0(name: str) -> None:
     denoise = NetworkDenoiser(network=lambda x, t: learned_fn(x, t)[:, :3])
