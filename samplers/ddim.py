@@ -42,8 +42,8 @@ class DDIM:
         if a == b:  # the last step of a library's convention may stay where it is: bit for bit
             return Step(x, prediction)
         sigma_step = self.eta * math.sqrt((1 - b) / (1 - a) * move.beta) if self.eta else 0.0
-        kept = math.sqrt(max(0.0, 1 - b - sigma_step**2))
-        terms = [*prediction.x0_terms(math.sqrt(b)), (kept, prediction.eps)]
+        noise_left = math.sqrt(max(0.0, 1 - b - sigma_step**2))
+        terms = [*prediction.x0_terms(math.sqrt(b)), (noise_left, prediction.eps)]
         if sigma_step:
             terms.append((sigma_step, noise()))
         return Step(combined(*terms), prediction)

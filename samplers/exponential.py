@@ -98,7 +98,7 @@ class Leap:
         return self.reach * self.z * phi(order, self.z)
 
     def along(self, x: Tensor, history: tuple[Past, ...], variant: Variant = "heun") -> Tensor:
-        """The step by one, two or three values, the newest, at the step's start, first.
+        """The step by one, two or three values: that at the step's start first, then others before or inside the step.
 
         Two values: ``midpoint`` takes half of ``gained`` for the slope, ``heun`` its exact factor. Three: as published,
         where the second difference gets half the factor that a polynomial would have, so that the order stays 2.
@@ -109,7 +109,7 @@ class Leap:
         return combined((self.kept, x), *weighted(factors, history))
 
     def _factors(self, at: list[float], variant: Variant) -> list[float]:
-        """Factors of one, two or three values that were taken at ``at``, the newest first."""
+        """Factors of one, two or three values that were taken at ``at``, the first of which is the step's start."""
         if len(at) == 1:
             return [self.gained]
         ratio = (at[0] - at[1]) / self.h

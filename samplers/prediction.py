@@ -80,16 +80,15 @@ class Prediction:
             _check_level(level, parameterization)
         x, output = _widened(x, output)
         value, fraction = (output[:, :channels], output[:, channels:]) if learns_variance else (output, None)
+        if parameterization == "eps":
+            return _of_eps(value, x, level, fraction)
         signal, noise = _roots(level, x)
-        if parameterization == "v":
-            x0, eps = combined((signal, x), (-noise, value)), combined((signal, value), (noise, x))
-            return Prediction(x0, eps, fraction)
+        if parameterization == "score":
+            return _of_eps(-noise * value, x, level, fraction)
         if parameterization == "x0":
             return Prediction(value, _remainder(x, value, signal, noise), fraction)
-        eps = -noise * value if parameterization == "score" else value
-        if isinstance(level, Level) and not (x.requires_grad or eps.requires_grad):
-            return _implied(_Origin(x, level), eps, fraction)
-        return Prediction(combined(*_x0_terms(x, eps, level)), eps, fraction)
+        x0, eps = combined((signal, x), (-noise, value)), combined((signal, value), (noise, x))
+        return Prediction(x0, eps, fraction)
 
     if not TYPE_CHECKING:  # where it would stand for any name
 
@@ -207,6 +206,13 @@ class NetworkDenoiser:
         if self.clip == "clip":
             return prediction.clipped(level, x)
         return prediction.thresholded(level, x, self.quantile) if self.clip == "dynamic" else prediction
+
+
+def _of_eps(eps: Tensor, x: Tensor, level: Level | Tensor, fraction: Tensor | None) -> Prediction:
+    """The prediction that ``eps`` is, whose ``x0`` waits unless it needs a gradient, or there is a level per image."""
+    if isinstance(level, Level) and not (x.requires_grad or eps.requires_grad):
+        return _implied(_Origin(x, level), eps, fraction)
+    return Prediction(combined(*_x0_terms(x, eps, level)), eps, fraction)
 
 
 def _implied(
